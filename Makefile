@@ -1,0 +1,122 @@
+# alknet-p2p. `make help` lists the targets; CI runs only these.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# From git where there is one; a tree without tags or without git builds too.
+VERSION   := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+BIN       := bin/alknet-p2p
+PLATFORMS ?= linux/amd64 darwin/amd64 windows/amd64
+FUZZTIME  ?= 10s
+BENCH     ?= .
+BENCHTIME ?= 1s
+# auto: namespace tests run where they can; required: where they cannot, that is a failure.
+NAMESPACES ?= auto
+
+TOOL := go tool -modfile=tools/go.mod
+TEST := CGO_ENABLED=1 go test -race -shuffle=on
+
+# Packages whose tests build network namespaces: those that define the flag.
+# They run apart, one at a time, because they measure time.
+NAMESPACE_PKGS := $(shell grep -rlE --include='*_test.go' 'flag\.Bool\("natlab\.required"' . 2>/dev/null | xargs -r -n1 dirname | sort -u)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/alknet-p2p, one static binary
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/alknet-p2p
+
+.PHONY: demo
+demo: build ## build it and show the whole story on this machine
+	$(BIN) demo
+
+.PHONY: test
+test: deps ## run all tests with the race detector (NAMESPACES=required: none skipped)
+	@if [ '$(NAMESPACES)' = required ] && [ -z '$(strip $(NAMESPACE_PKGS))' ]; then \
+		echo 'NAMESPACES=required, but no package has namespace tests' >&2; exit 1; fi
+	$(TEST) $$(go list ./... | grep -vxF -e '' $(if $(strip $(NAMESPACE_PKGS)),-f <(go list $(NAMESPACE_PKGS))))
+ifneq ($(strip $(NAMESPACE_PKGS)),)
+	$(TEST) -p 1 $(NAMESPACE_PKGS) $(if $(filter required,$(NAMESPACES)),-args -natlab.required)
+endif
+
+# deps says what is missing, by Debian package, and what that means.
+.PHONY: deps
+deps:
+	@if ! command -v $$(go env CC) >/dev/null; then \
+		echo 'The race detector needs a C compiler: apt-get install gcc libc6-dev' >&2; exit 1; fi
+	@why=''; missing=''; \
+	[ "$$(go env GOOS)" = linux ] || why='this is not Linux'; \
+	[ -n "$$why" ] || [ "$$(id -u)" = 0 ] || why='not root'; \
+	PATH="$$PATH:/usr/sbin:/sbin"; \
+	command -v nft >/dev/null || missing="$$missing nftables"; \
+	command -v ip >/dev/null || missing="$$missing iproute2"; \
+	[ -n "$$why" ] || [ -z "$$missing" ] || why="missing Debian packages: apt-get install$$missing"; \
+	if [ -n "$$why" ]; then \
+		if [ '$(NAMESPACES)' = required ]; then echo "Namespace tests are required, but: $$why" >&2; exit 1; fi; \
+		echo "The tests in network namespaces (real NATs) are skipped: $$why"; \
+	fi
+
+.PHONY: check
+check: format vet lint tidy fix cross test ## everything CI demands: format, vet, lint, tidy, cross builds, tests
+
+.PHONY: format
+format:
+	@bad=$$($(TOOL) gofumpt -l $$(git ls-files -co --exclude-standard '*.go')); \
+	if [ -n "$$bad" ]; then echo "Not formatted (make fmt):"; echo "$$bad"; exit 1; fi
+
+.PHONY: fmt
+fmt: ## format every Go file
+	$(TOOL) gofumpt -w $$(git ls-files -co --exclude-standard '*.go')
+
+.PHONY: vet
+vet:
+	go vet ./...
+
+.PHONY: lint
+lint: ## run golangci-lint, built from tools/go.mod
+	$(TOOL) golangci-lint run
+
+.PHONY: tidy
+tidy:
+	go mod tidy -diff
+
+.PHONY: fix
+fix:
+	go fix -diff ./...
+
+# Tests are vetted for the other systems too, so that they compile there; the
+# protocols stay free of what a browser lacks.
+.PHONY: cross
+cross: ## build and vet for PLATFORMS, and ./protocols/... for js/wasm
+	@for p in $(PLATFORMS); do \
+		echo "cross $$p"; \
+		CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} go build ./...; \
+		CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} go vet ./...; \
+	done
+	@echo 'cross js/wasm ./protocols/...'
+	@GOOS=js GOARCH=wasm go build ./protocols/...
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target in turn, each for FUZZTIME (10s)
+	@grep -rnoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' . | sort | while IFS=: read -r file _ func; do \
+		target=$${func#func }; \
+		echo "fuzz $$(dirname $$file) $$target"; \
+		go test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) "$$(dirname $$file)"; \
+	done
+
+.PHONY: bench
+bench: ## run the benchmarks (BENCH=regexp BENCHTIME=1s); compare with benchstat
+	go test -run='^$$' -bench='$(BENCH)' -benchtime=$(BENCHTIME) -benchmem ./...
+
+.PHONY: cover
+cover: ## write coverage.html and print the total
+	go test -coverpkg=./... -coverprofile=coverage.out ./...
+	go tool cover -html=coverage.out -o coverage.html
+	@go tool cover -func=coverage.out | tail -n 1
+
+.PHONY: clean
+clean: ## remove what the targets wrote
+	rm -rf bin coverage.out coverage.html
