@@ -19,7 +19,7 @@ TEST := CGO_ENABLED=1 go test -race -shuffle=on
 
 # Packages whose tests build network namespaces: those that define the flag.
 # They run apart, one at a time, because they measure time.
-NAMESPACE_PKGS := $(shell grep -rlE --include='*_test.go' 'flag\.Bool\("natlab\.required"' . 2>/dev/null | xargs -r -n1 dirname | sort -u)
+NAMESPACE_PKGS := $(shell grep -rlF --include='*_test.go' '"natlab.required"' . 2>/dev/null | xargs -r -n1 dirname | sort -u)
 
 .PHONY: help
 help: ## list the targets
