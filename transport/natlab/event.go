@@ -1,0 +1,170 @@
+package natlab
+
+import (
+	"fmt"
+	"time"
+)
+
+// NewIP gives the host's NAT, or the public host itself, a new public address;
+// the NAT forgets its mappings. Behind a carrier it is the carrier's address.
+func (l *Lab) NewIP(host string) error {
+	return l.event("new IP", host, func(m *member) error {
+		u := m.edge()
+		if err := u.renumber(); err != nil {
+			return err
+		}
+		if m.router == nil {
+			m.addr = u.addr
+			return nil
+		}
+		r := m.router.outermost()
+		r.wan = u.addr
+
+		return r.reset()
+	})
+}
+
+// NewLAN gives a host behind a NAT a new LAN address. Its old connections are
+// dead, as after a new DHCP lease.
+func (l *Lab) NewLAN(host string) error {
+	return l.event("new LAN address", host, func(m *member) error {
+		if m.router == nil || !m.addr.IsValid() {
+			return errNoNAT
+		}
+		_, addr, err := m.router.nextPort()
+		if err != nil {
+			return err
+		}
+		old := m.addr
+		m.addr = addr
+
+		return m.space.ip(append([]string{fmt.Sprintf("address del %v/24 dev eth0", old)}, m.up()...)...)
+	})
+}
+
+// Move takes the host to another network: its interface goes, and another one
+// with other addresses comes, in the network that to describes. The name in to
+// is not used. The old NAT stays for others behind it.
+func (l *Lab) Move(host string, to Peer) error {
+	to = to.normal()
+	to.Name = host
+
+	return l.event("move", host, func(m *member) error {
+		if to.Behind == host || to.Carrier == host {
+			return fmt.Errorf("behind itself: %w", errNoHost)
+		}
+		kinds := make(map[string]Kind)
+		for name, h := range l.hosts {
+			kinds[name] = h.kind
+		}
+		if err := to.check(kinds); err != nil {
+			return err
+		}
+		l.disarm("unplug " + host)
+		if err := l.detach(m); err != nil {
+			return err
+		}
+
+		return l.attach(m, to)
+	})
+}
+
+// NATReset reboots the NATs between the host and the internet: all mappings
+// and connections are forgotten.
+func (l *Lab) NATReset(host string) error {
+	return l.event("NAT reset", host, func(m *member) error { return m.resetRouters(false) })
+}
+
+// NATShuffle is NATReset after which an EIM NAT no longer keeps ports.
+func (l *Lab) NATShuffle(host string) error {
+	return l.event("NAT shuffle", host, func(m *member) error { return m.resetRouters(true) })
+}
+
+func (m *member) resetRouters(shuffle bool) error {
+	if m.router == nil {
+		return errNoNAT
+	}
+	for r := m.router; r != nil; r = r.carrier {
+		if shuffle {
+			r.policy.keepPort = false
+		}
+		if err := r.reset(); err != nil {
+			return err
+		}
+	}
+
+	return nil
+}
+
+// Dark makes the cable between the host's site and the internet swallow every
+// packet, silently, until [Lab.Light] or, if d is not zero, for d. It returns
+// at once.
+func (l *Lab) Dark(host string, d time.Duration) error {
+	return l.event("dark", host, func(m *member) error {
+		u := m.edge()
+		l.arm("dark "+u.far, d, u.light)
+
+		return u.dark()
+	})
+}
+
+// Light ends [Lab.Dark].
+func (l *Lab) Light(host string) error {
+	return l.event("light", host, func(m *member) error {
+		u := m.edge()
+		l.disarm("dark " + u.far)
+
+		return u.light()
+	})
+}
+
+// Unplug takes the host's own interface down, which programs in it can see,
+// until [Lab.Plug] or, if d is not zero, for d. It returns at once.
+func (l *Lab) Unplug(host string, d time.Duration) error {
+	return l.event("unplug", host, func(m *member) error {
+		l.arm("unplug "+host, d, func() error { return m.space.ip(m.up()...) })
+
+		return m.space.ip("link set eth0 down")
+	})
+}
+
+// Plug ends [Lab.Unplug].
+func (l *Lab) Plug(host string) error {
+	return l.event("plug", host, func(m *member) error {
+		l.disarm("unplug " + host)
+
+		return m.space.ip(m.up()...)
+	})
+}
+
+// Kill ends all programs in the host with SIGKILL and returns when they are
+// gone. Sockets that [Host.Do] opened are not touched.
+func (l *Lab) Kill(host string) error {
+	return l.event("kill", host, func(m *member) error { return killIn([]namespace{m.space}) })
+}
+
+// SetLink changes the cable between the host's site and the internet, for
+// packets that enter it from then on. The host must have had a Link from the
+// beginning, or be named in [Config] Links.
+func (l *Lab) SetLink(host string, link Link) error {
+	if err := link.check(); err != nil {
+		return fmt.Errorf("set link of host %q: %w", host, err)
+	}
+
+	return l.event("set link", host, func(m *member) error { return m.edge().setLink(link) })
+}
+
+// event runs what happens to a host, alone.
+func (l *Lab) event(what, host string, happen func(*member) error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m, err := l.member(host)
+	if err == nil {
+		err = happen(m)
+	}
+	if err != nil {
+		return fmt.Errorf("%s of host %q: %w", what, host, err)
+	}
+
+	return nil
+}

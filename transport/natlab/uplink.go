@@ -1,0 +1,149 @@
+package natlab
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+)
+
+const (
+	inetName = "inet"
+	maxSites = 200
+)
+
+// octets are first octets of networks that programs take as public.
+var octets = [...]byte{5, 31, 46, 62, 77, 84, 91, 109, 141, 151, 176, 188, 193, 195, 212, 217}
+
+// uplink is a cable from a site to the internet: the near end is the eth0 of a
+// public host or the wan of a router, the far end is in inet.
+type uplink struct {
+	inet, space namespace
+	dev, far    string
+	site        int
+	addr, gw    netip.Addr // IPv4 of the near and the far end, in one /24
+	addr6, gw6  netip.Addr // IPv6, in one /64
+	wire        *wire      // nil for a kernel cable, which has no settings
+}
+
+// newUplink lays the next site's cable, with the link of host, and sets up its
+// far end.
+func (l *Lab) newUplink(host string, space namespace, dev string) (*uplink, error) {
+	site := l.sites
+	if site == maxSites {
+		return nil, fmt.Errorf("lab is full: it had %d sites", site)
+	}
+	l.sites++
+	four := [4]byte{octets[site%len(octets)], byte(20 + site), 0, 1}
+	six := [16]byte{0: 0x2a, 1: 0x04, 2: 0x10, 3: byte(site), 15: 1}
+	u := &uplink{
+		inet: l.inet, space: space, dev: dev, far: fmt.Sprintf("site-%d", site), site: site,
+		gw: netip.AddrFrom4(four), gw6: netip.AddrFrom16(six),
+	}
+	u.addr, u.addr6 = u.gw.Next(), u.gw6.Next()
+
+	link, adjustable := l.config.link(host)
+	if adjustable {
+		w, err := newWire(space, dev, l.inet, u.far, link)
+		if err != nil {
+			return nil, err
+		}
+		u.wire = w
+		l.wires = append(l.wires, w)
+	} else {
+		err := ip(fmt.Sprintf("link add name %s netns %s type veth peer name %s netns %s", dev, space, u.far, l.inet))
+		if err != nil {
+			return nil, err
+		}
+	}
+
+	err := l.inet.ip(append([]string{
+		fmt.Sprintf("link set %s address %s txqueuelen 5000 up", u.far, u.mac(1)),
+		fmt.Sprintf("address add %v/24 dev %s", u.gw, u.far),
+		fmt.Sprintf("address add %v/64 dev %s nodad", u.gw6, u.far),
+		fmt.Sprintf("route add %v via %v dev %s", u.lan6(), u.addr6, u.far),
+	}, u.neighbors()...)...)
+	if err != nil {
+		return nil, err
+	}
+
+	return u, space.ip(append([]string{
+		fmt.Sprintf("link set %s address %s txqueuelen 5000", dev, u.mac(2)),
+	}, u.nearEnd()...)...)
+}
+
+// lan6 is the IPv6 network that is routed to the site.
+func (u *uplink) lan6() netip.Prefix {
+	b := u.gw6.As16()
+	b[5], b[15] = 1, 0
+
+	return netip.PrefixFrom(netip.AddrFrom16(b), 64)
+}
+
+func (u *uplink) mac(end byte) string { return fmt.Sprintf("02:6e:6c:00:%02x:%02x", u.site, end) }
+
+// nearEnd are the ip commands that bring the near end up, at first and after
+// it was down.
+func (u *uplink) nearEnd() []string {
+	return []string{
+		fmt.Sprintf("link set %s up", u.dev),
+		fmt.Sprintf("address replace %v/24 dev %s", u.addr, u.dev),
+		fmt.Sprintf("address replace %v/64 dev %s nodad", u.addr6, u.dev),
+		fmt.Sprintf("neighbor replace %v lladdr %s nud permanent dev %s", u.gw, u.mac(1), u.dev),
+		fmt.Sprintf("neighbor replace %v lladdr %s nud permanent dev %s", u.gw6, u.mac(1), u.dev),
+		fmt.Sprintf("route replace default via %v dev %s", u.gw, u.dev),
+		fmt.Sprintf("route replace ::/0 via %v dev %s", u.gw6, u.dev),
+	}
+}
+
+// neighbors are the ip commands that tell inet the near end's hardware
+// address. Ends of cables never ask for each other's: on a slow cable the
+// first packet would pay for the question.
+func (u *uplink) neighbors() []string {
+	return []string{
+		fmt.Sprintf("neighbor replace %v lladdr %s nud permanent dev %s", u.addr, u.mac(2), u.far),
+		fmt.Sprintf("neighbor replace %v lladdr %s nud permanent dev %s", u.addr6, u.mac(2), u.far),
+	}
+}
+
+// renumber gives the near end another IPv4 address.
+func (u *uplink) renumber() error {
+	old := u.addr
+	u.addr = old.Next()
+	if err := u.inet.ip(u.neighbors()...); err != nil {
+		return err
+	}
+
+	return u.space.ip(append([]string{fmt.Sprintf("address del %v/24 dev %s", old, u.dev)}, u.nearEnd()...)...)
+}
+
+// remove takes the cable away.
+func (u *uplink) remove() error {
+	if u.wire != nil {
+		return u.wire.close()
+	}
+
+	return u.space.ip("link del " + u.dev)
+}
+
+const darkTable = "add table inet natlab_dark\ndelete table inet natlab_dark\n"
+
+// dark makes the cable swallow everything, both ways, before anything else in
+// the namespace sees it.
+func (u *uplink) dark() error {
+	return u.space.nft(darkTable + fmt.Sprintf(`table inet natlab_dark {
+	chain in { type filter hook prerouting priority -500; policy accept; iifname %q drop; }
+	chain out { type filter hook postrouting priority 500; policy accept; oifname %q drop; }
+}
+`, u.dev, u.dev))
+}
+
+func (u *uplink) light() error { return u.space.nft(darkTable) }
+
+// setLink changes a cable that was laid with settings.
+func (u *uplink) setLink(link Link) error {
+	if u.wire == nil {
+		return errors.New("its cable has no settings: name the host in Config.Links")
+	}
+
+	return u.wire.set(link)
+}
