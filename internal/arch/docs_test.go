@@ -45,11 +45,12 @@ func TestReadmeExampleIsTheTestedOne(t *testing.T) {
 	require.True(t, found, "README.md has no Go example")
 	fence, after, found := bytes.Cut(rest, []byte("\n```\n"))
 	require.True(t, found, "README.md: the Go example does not end")
-	require.NotContains(t, string(after), "\n```go\n", "README.md: one Go example, no more")
+	require.False(t, bytes.Contains(after, []byte("\n```go\n")), "README.md: one Go example, no more")
 
 	const file = "node/example_test.go"
-	require.Contains(t, tr.texts, file, "the README's example must be compiled and run")
-	_, rest, found = bytes.Cut(tr.texts[file], []byte("// README begin\n"))
+	example, found := tr.texts[file]
+	require.True(t, found, "%s: the README's example must be compiled and run", file)
+	_, rest, found = bytes.Cut(example, []byte("// README begin\n"))
 	require.True(t, found, "%s: no line // README begin", file)
 	body, _, found := bytes.Cut(rest, []byte("// README end"))
 	require.True(t, found, "%s: no line // README end", file)
