@@ -164,6 +164,22 @@ func (v Validator) Select(key string, values [][]byte) (int, error) {
 
 var errRecordSize = fmt.Errorf("%w: record is over %d bytes", ErrMalformed, MaxRecordBytes)
 
+// openAnyRecord is OpenRecord for whatever key signed the envelope.
+func openAnyRecord(raw []byte, network string, now time.Time) (*Record, error) {
+	if len(raw) > MaxRecordBytes {
+		return nil, errRecordSize
+	}
+	env, err := libp2precord.UnmarshalEnvelope(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	p, err := peer.IDFromPublicKey(env.PublicKey)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	return OpenRecord(raw, network, p, now)
+}
+
 // check is the part of OpenRecord that depends on the clock.
 func (r *Record) check(now time.Time) error {
 	if int64(r.Seq) > now.Add(MaxRecordAhead).UnixMilli() {

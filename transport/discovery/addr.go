@@ -1,0 +1,346 @@
+package discovery
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"golang.org/x/time/rate"
+)
+
+// ProtocolID names the stream protocol by which relays take and give address
+// records, one round trip each (SPEC.md).
+const ProtocolID protocol.ID = "/alknet/addr"
+
+const (
+	addrVersion  = 1
+	addrTimeout  = 10 * time.Second // for one request and its answer
+	addrRequests = 64               // on one stream
+
+	addrStreams        = 512 // inbound, in all
+	addrStreamsPerPeer = 8   // inbound, of one peer
+	// addrOpens bounds the signatures checked for strangers, a second.
+	addrOpens = 500
+
+	maxAddrMessage = 2 + MaxRecordBytes // version, type, body
+)
+
+// Message types. A request is answered by exactly one of the others.
+const (
+	addrGet      = 1 // request: 32 key bytes
+	addrPut      = 2 // request: envelope
+	addrFound    = 3 // envelope; to a put: the newer record that is held
+	addrNotFound = 4
+	addrStored   = 5
+	addrRefused  = 6 // one byte, the reason
+)
+
+// Reasons in addrRefused.
+const (
+	refusedMalformed = 1
+	refusedSigner    = 2
+	refusedNetwork   = 3
+	refusedAhead     = 4
+	refusedExpired   = 5
+	refusedBusy      = 6
+)
+
+// ErrRefused: the other side did not take a record or answer a request.
+var ErrRefused = errors.New("refused by the other side")
+
+// addrServer answers ProtocolID from a table. Close ends its streams and
+// returns after the last.
+type addrServer struct {
+	network string
+	now     func() time.Time
+	log     *slog.Logger
+	table   *table
+	opens   *rate.Limiter
+
+	mu      sync.Mutex
+	closed  bool
+	streams map[network.Stream]peer.ID
+	perPeer map[peer.ID]int
+	wg      sync.WaitGroup
+}
+
+func newAddrServer(networkName string, now func() time.Time, log *slog.Logger) *addrServer {
+	return &addrServer{
+		network: networkName,
+		now:     now,
+		log:     log,
+		table:   newTable(tableEntries, tableBytes),
+		opens:   rate.NewLimiter(addrOpens, addrOpens),
+		streams: make(map[network.Stream]peer.ID),
+		perPeer: make(map[peer.ID]int),
+	}
+}
+
+// handle is the libp2p stream handler.
+func (s *addrServer) handle(stream network.Stream) {
+	if !s.begin(stream) {
+		_ = stream.Reset()
+		return
+	}
+	defer s.end(stream)
+	if err := s.serve(stream); err != nil {
+		s.log.Debug("address requests ended", "peer", stream.Conn().RemotePeer(), "err", err)
+		_ = stream.Reset()
+		return
+	}
+	_ = stream.Close()
+}
+
+func (s *addrServer) begin(stream network.Stream) bool {
+	p := stream.Conn().RemotePeer()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || len(s.streams) >= addrStreams || s.perPeer[p] >= addrStreamsPerPeer {
+		return false
+	}
+	s.streams[stream] = p
+	s.perPeer[p]++
+	s.wg.Add(1)
+	return true
+}
+
+func (s *addrServer) end(stream network.Stream) {
+	s.mu.Lock()
+	p := s.streams[stream]
+	delete(s.streams, stream)
+	if s.perPeer[p]--; s.perPeer[p] == 0 {
+		delete(s.perPeer, p)
+	}
+	s.mu.Unlock()
+	s.wg.Done()
+}
+
+// Close resets the streams and waits for their handlers.
+func (s *addrServer) Close() {
+	s.mu.Lock()
+	s.closed = true
+	for stream := range s.streams {
+		_ = stream.Reset()
+	}
+	s.mu.Unlock()
+	s.wg.Wait()
+}
+
+// deadlineStream is what serving and asking need of a stream.
+type deadlineStream interface {
+	io.ReadWriter
+	SetDeadline(time.Time) error
+}
+
+// serve answers requests until the stream ends; nil when it ended cleanly.
+func (s *addrServer) serve(stream deadlineStream) error {
+	var buf [2 + maxAddrMessage]byte
+	for range addrRequests {
+		// A real clock: deadlines of streams know no other.
+		if err := stream.SetDeadline(time.Now().Add(addrTimeout)); err != nil {
+			return err
+		}
+		kind, body, err := readAddrMessage(stream, &buf)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		kind, body = s.answer(kind, body)
+		if _, err := stream.Write(appendAddrMessage(nil, kind, body)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// answer serves one request.
+func (s *addrServer) answer(kind byte, body []byte) (byte, []byte) {
+	switch kind {
+	case addrGet:
+		if len(body) != 32 {
+			return addrRefused, []byte{refusedMalformed}
+		}
+		if env := s.table.get(peerOf(body), s.now()); env != nil {
+			return addrFound, env
+		}
+		return addrNotFound, nil
+	case addrPut:
+		// Who carries the record does not matter: it must speak for itself.
+		if !s.opens.Allow() {
+			return addrRefused, []byte{refusedBusy}
+		}
+		r, err := openAnyRecord(body, s.network, s.now())
+		if err != nil {
+			return addrRefused, []byte{refusalOf(err)}
+		}
+		if newer := s.table.put(r); newer != nil {
+			return addrFound, newer
+		}
+		return addrStored, nil
+	default:
+		return addrRefused, []byte{refusedMalformed}
+	}
+}
+
+// addrClient asks others by ProtocolID. open opens a stream to a peer.
+type addrClient struct {
+	network string
+	now     func() time.Time
+	open    func(context.Context, peer.ID) (network.Stream, error)
+}
+
+// get asks relay for the record of p; nil without an error if it has none.
+func (c *addrClient) get(ctx context.Context, relay, p peer.ID) (*Record, error) {
+	key, err := rawKey(p)
+	if err != nil {
+		return nil, err
+	}
+	kind, body, err := c.ask(ctx, relay, addrGet, key)
+	if err != nil {
+		return nil, err
+	}
+	switch kind {
+	case addrFound:
+		return OpenRecord(body, c.network, p, c.now())
+	case addrNotFound:
+		return nil, nil
+	default:
+		return nil, answerError(kind, body)
+	}
+}
+
+// put gives r to relay; newer is the record of the same key the relay holds
+// instead, if it does.
+func (c *addrClient) put(ctx context.Context, relay peer.ID, r *Record) (newer *Record, err error) {
+	kind, body, err := c.ask(ctx, relay, addrPut, r.envelope)
+	if err != nil {
+		return nil, err
+	}
+	switch kind {
+	case addrStored:
+		return nil, nil
+	case addrFound:
+		held, err := OpenRecord(body, c.network, r.Peer, c.now())
+		if err != nil {
+			return nil, err
+		}
+		if !held.Newer(r) {
+			return nil, fmt.Errorf("%w: answered a put with an older record", ErrMalformed)
+		}
+		return held, nil
+	default:
+		return nil, answerError(kind, body)
+	}
+}
+
+// ask makes one request on a stream of its own and returns the answer.
+func (c *addrClient) ask(ctx context.Context, relay peer.ID, kind byte, body []byte) (byte, []byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, addrTimeout)
+	defer cancel()
+	stream, err := c.open(ctx, relay)
+	if err != nil {
+		return 0, nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = stream.Reset() })
+	defer stop()
+	kind, body, err = exchange(stream, kind, body)
+	if err != nil {
+		_ = stream.Reset()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return 0, nil, fmt.Errorf("ask for addresses: %w", err)
+	}
+	_ = stream.Close()
+	return kind, body, nil
+}
+
+func exchange(stream deadlineStream, kind byte, body []byte) (byte, []byte, error) {
+	if err := stream.SetDeadline(time.Now().Add(addrTimeout)); err != nil {
+		return 0, nil, err
+	}
+	if _, err := stream.Write(appendAddrMessage(nil, kind, body)); err != nil {
+		return 0, nil, err
+	}
+	var buf [2 + maxAddrMessage]byte
+	kind, body, err := readAddrMessage(stream, &buf)
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return kind, body, err
+}
+
+// answerError is the error for an answer that is neither of those expected.
+func answerError(kind byte, body []byte) error {
+	if kind != addrRefused || len(body) != 1 {
+		return fmt.Errorf("%w: answer of type %d", ErrMalformed, kind)
+	}
+	if all := refusals(); body[0] > 0 && int(body[0]) < len(all) {
+		return fmt.Errorf("%w: %w", ErrRefused, all[body[0]])
+	}
+	return fmt.Errorf("%w: reason %d", ErrRefused, body[0])
+}
+
+// refusalOf is the reason byte for an error of OpenRecord.
+func refusalOf(err error) byte {
+	for reason, e := range refusals() {
+		if e != nil && errors.Is(err, e) {
+			return byte(reason)
+		}
+	}
+	return refusedMalformed
+}
+
+// refusals holds the error for each reason; no error matches two of them.
+func refusals() []error {
+	return []error{
+		refusedMalformed: ErrMalformed,
+		refusedSigner:    ErrWrongSigner,
+		refusedNetwork:   ErrWrongNetwork,
+		refusedAhead:     ErrRecordAhead,
+		refusedExpired:   ErrRecordExpired,
+		refusedBusy:      errBusy,
+	}
+}
+
+var errBusy = errors.New("too many requests")
+
+// appendAddrMessage appends a message: u16 length of the rest, version, type,
+// body.
+func appendAddrMessage(b []byte, kind byte, body []byte) []byte {
+	b = binary.BigEndian.AppendUint16(b, uint16(2+len(body)))
+	b = append(b, addrVersion, kind)
+	return append(b, body...)
+}
+
+// readAddrMessage reads one message into buf; body is valid until buf is used
+// again. The error is io.EOF when r ended before the first byte.
+func readAddrMessage(r io.Reader, buf *[2 + maxAddrMessage]byte) (kind byte, body []byte, err error) {
+	if _, err := io.ReadFull(r, buf[:2]); err != nil {
+		return 0, nil, err
+	}
+	n := int(binary.BigEndian.Uint16(buf[:2]))
+	if n < 2 || n > maxAddrMessage {
+		return 0, nil, fmt.Errorf("%w: message of %d bytes", ErrMalformed, n)
+	}
+	if _, err := io.ReadFull(r, buf[2:2+n]); err != nil {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return 0, nil, err
+	}
+	if buf[2] != addrVersion {
+		return 0, nil, fmt.Errorf("%w: message version %d is not known", ErrMalformed, buf[2])
+	}
+	return buf[3], buf[4 : 2+n], nil
+}

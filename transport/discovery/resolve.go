@@ -1,0 +1,179 @@
+package discovery
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+// maxAsked bounds the relays asked in one Resolve.
+const maxAsked = 8
+
+// Source says where a result came from.
+type Source string
+
+// The sources of Resolve.
+const (
+	SourceCache Source = "cache"
+	SourceRelay Source = "relay"
+	SourceDHT   Source = "dht"
+	SourceMDNS  Source = "mdns"
+)
+
+// Found is one result of Resolve.
+type Found struct {
+	Source Source
+	// From is the relay that answered, "" for other sources.
+	From peer.ID
+	// Record is what the peer signed; nil with SourceMDNS. One from the cache
+	// may have expired and is a hint even then.
+	Record *Record
+	// Addrs are the peer's own addresses: those of Record, or those seen on the
+	// local network.
+	Addrs []ma.Multiaddr
+}
+
+// Resolve looks for the addresses of p in all places at once and sends what it
+// finds as it comes: first what is remembered, then, from relays, the DHT and
+// the local network, whatever is newer than all before. The channel is closed
+// when every source has answered or failed, or when ctx or the Discovery ends;
+// who stops reading earlier must end ctx. Nothing sent means nothing found.
+//
+// Our own relays are asked, those of via (such as the relays in a ticket), those
+// that p's last record names, and the bootstrap nodes.
+func (d *Discovery) Resolve(ctx context.Context, p peer.ID, via ...peer.AddrInfo) <-chan Found {
+	out := make(chan Found, 4)
+	if !d.begin(func() {
+		defer close(out)
+		d.resolve(ctx, p, via, out)
+	}) {
+		close(out)
+	}
+	return out
+}
+
+func (d *Discovery) resolve(ctx context.Context, p peer.ID, via []peer.AddrInfo, out chan<- Found) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(d.ctx, cancel)()
+
+	s := &search{d: d, out: out}
+	last := d.cache.record(p)
+	s.record(ctx, Found{Source: SourceCache, Record: last})
+
+	// The local network is watched for as long as the others look.
+	watch, stopWatch := d.watchLAN(p)
+	defer stopWatch()
+	others, stopOthers := context.WithCancel(ctx)
+	var wg, lan sync.WaitGroup
+	lan.Go(func() {
+		for {
+			select {
+			case info := <-watch:
+				s.send(ctx, Found{Source: SourceMDNS, Addrs: info.Addrs})
+			case <-others.Done():
+				return
+			}
+		}
+	})
+	for _, relay := range d.relaysToAsk(p, last, via) {
+		wg.Go(func() {
+			d.remember(relay)
+			r, err := d.client.get(ctx, relay.ID, p)
+			if err != nil {
+				d.log.Debug("relay gave no addresses", "peer", p, "relay", relay.ID, "err", err)
+				return
+			}
+			s.record(ctx, Found{Source: SourceRelay, From: relay.ID, Record: r})
+		})
+	}
+	wg.Go(func() {
+		err := d.dht.search(ctx, p, func(raw []byte) {
+			if r, err := OpenRecord(raw, d.cfg.Network, p, d.cfg.Now()); err == nil {
+				s.record(ctx, Found{Source: SourceDHT, Record: r})
+			}
+		})
+		if err != nil {
+			d.log.Debug("DHT gave no addresses", "peer", p, "err", err)
+		}
+	})
+	wg.Wait()
+	stopOthers()
+	lan.Wait()
+}
+
+// search is one Resolve under way.
+type search struct {
+	d   *Discovery
+	out chan<- Found
+
+	mu   sync.Mutex
+	best *Record
+}
+
+// record sends f if its record is the newest so far, and remembers it.
+func (s *search) record(ctx context.Context, f Found) {
+	if f.Record == nil {
+		return
+	}
+	s.mu.Lock()
+	newer := f.Record.Newer(s.best)
+	if newer {
+		s.best = f.Record
+		f.Addrs = f.Record.Addrs
+		s.send(ctx, f) // under the lock, so that results come in order
+	}
+	s.mu.Unlock()
+	if newer {
+		s.d.cache.putRecord(f.Record)
+	}
+}
+
+func (s *search) send(ctx context.Context, f Found) {
+	select {
+	case s.out <- f:
+	case <-ctx.Done():
+	}
+}
+
+// relaysToAsk lists who may have the record of p, each once.
+func (d *Discovery) relaysToAsk(p peer.ID, last *Record, via []peer.AddrInfo) []peer.AddrInfo {
+	all := slices.Concat(d.cfg.OwnRelays(), via)
+	if last != nil {
+		all = append(all, last.Relays...)
+	}
+	all = append(all, d.cfg.Bootstrap...)
+	var ask []peer.AddrInfo
+	for _, r := range all {
+		if r.ID != d.self && r.ID != p && len(ask) < maxAsked && indexPeer(ask, r.ID) < 0 {
+			ask = append(ask, r)
+		}
+	}
+	return ask
+}
+
+// watchLAN returns a channel on which p's addresses on the local network come,
+// at once if they are known.
+func (d *Discovery) watchLAN(p peer.ID) (<-chan peer.AddrInfo, func()) {
+	watch := make(chan peer.AddrInfo, 1)
+	if d.mdns == nil {
+		return watch, func() {}
+	}
+	if addrs := d.mdns.addrs(p); len(addrs) > 0 {
+		watch <- peer.AddrInfo{ID: p, Addrs: addrs}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.watches[p] = append(d.watches[p], watch)
+	return watch, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		rest := slices.DeleteFunc(d.watches[p], func(w chan peer.AddrInfo) bool { return w == watch })
+		if d.watches[p] = rest; len(rest) == 0 {
+			delete(d.watches, p)
+		}
+	}
+}
