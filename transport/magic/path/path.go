@@ -1,0 +1,496 @@
+// Package path decides which way a peer's packets go.
+//
+// A [Machine] holds the paths to one peer: relays that forward by key, and
+// direct addresses. It is told what happened (a candidate was found, a ping
+// was answered, data went unanswered, time passed) and answers with what to do
+// (send a ping, send data over these paths). It does no I/O, starts nothing
+// and reads no clock, so that every rule of PATH-15 to PATH-19 can be tested
+// with made-up time.
+package path
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Kind is what a path is made of.
+type Kind uint8
+
+// The kinds of path, the better last.
+const (
+	Relayed Kind = iota + 1 // forwarded by a relay
+	Direct                  // straight to an address of the peer
+)
+
+// String names the kind as users read it.
+func (k Kind) String() string {
+	switch k {
+	case Relayed:
+		return "relayed"
+	case Direct:
+		return "direct"
+	default:
+		return "none"
+	}
+}
+
+// ID names one path of a peer: exactly one field is set.
+type ID struct {
+	Relay [32]byte       // public key of the forwarding relay
+	Addr  netip.AddrPort // address of the peer itself
+}
+
+// Kind tells which field of the ID is set.
+func (id ID) Kind() Kind {
+	if id.Addr.IsValid() {
+		return Direct
+	}
+	return Relayed
+}
+
+// State is how far a path can be trusted (PATH-15).
+type State uint8
+
+// The states of a path. An unknown path is one the machine does not hold.
+const (
+	Unknown State = iota
+	Probing       // a ping is out, nothing came back yet
+	Valid         // answered
+	Suspect       // data and a ping went unanswered
+	Dead          // given up, until found again
+)
+
+// String names the state.
+func (s State) String() string {
+	return [...]string{"unknown", "probing", "valid", "suspect", "dead"}[min(s, Dead)]
+}
+
+// Event is a change that somebody watching a peer wants to know (PATH-6).
+type Event struct {
+	Kind   EventKind
+	Path   ID
+	RTT    time.Duration
+	Reason string // constant text, for people
+}
+
+// EventKind says what happened to a path.
+type EventKind uint8
+
+// The events of a path.
+const (
+	Opened    EventKind = iota + 1 // answered for the first time
+	Selected                       // carries our data from now on
+	Suspected                      // stopped answering
+	Closed                         // given up
+)
+
+// String names the event.
+func (k EventKind) String() string {
+	return [...]string{"", "opened", "selected", "suspect", "closed"}[min(k, Closed)]
+}
+
+// Activity is what the data plane saw; times are zero when it never happened.
+type Activity struct {
+	LastSent   time.Time // data given to a path
+	LastRecv   time.Time // data or a valid box of the peer
+	Unanswered time.Time // oldest data sent since LastRecv
+}
+
+// The clockwork of PATH-15 to PATH-19.
+const (
+	heartbeat    = 3 * time.Second  // ping on best and runner-up (PATH-17)
+	activeFor    = 45 * time.Second // after the last data a peer is active (PATH-17)
+	giveUp       = 10 * time.Second // a candidate that never answered
+	missesToDead = 5                // pings a suspect may miss (PATH-18)
+	dwell        = 2 * time.Second  // between two changes of the best path (PATH-19)
+	retryWaiting = 250 * time.Millisecond
+	retryIdle    = 5 * time.Second
+	retryFor     = 30 * time.Second
+	maxPaths     = 32 // candidates held for one peer
+	maxTargets   = 4  // paths that carry the same packet while none is valid
+)
+
+// Machine holds the paths to one peer. It is not safe for concurrent use. The
+// zero value is ready.
+type Machine struct {
+	paths    []*entry
+	best     *entry
+	selected time.Time
+	pings    []ID
+	events   []Event
+}
+
+type entry struct {
+	id       ID
+	state    State
+	born     time.Time     // start of this probing
+	since    time.Time     // start of this state
+	rtt, dev time.Duration // smoothed, as RFC 6298
+	samples  int
+	better   int       // answers in a row that beat the best path
+	pinged   time.Time // last ping
+	answered time.Time // when the last answered ping was sent
+	misses   int
+	next     time.Time // next ping of the schedule
+	opened   bool
+	reprobe  bool // worth another try when nothing else works
+}
+
+// Found adds a candidate, or gives a dead one another chance. reset starts a
+// path anew even when it was valid: the link beneath it was replaced.
+func (m *Machine) Found(now time.Time, id ID, reset bool) {
+	e := m.find(id)
+	if e == nil {
+		if len(m.paths) >= maxPaths && !m.evict() {
+			return
+		}
+		e = &entry{id: id}
+		m.paths = append(m.paths, e)
+	}
+	if e.state == Unknown || e.state == Dead || reset {
+		e.state, e.since, e.born, e.misses = Probing, now, now, 0
+		e.reprobe = true
+		m.ping(now, e)
+		m.choose(now)
+	}
+}
+
+// Lost ends a path: its link went down, or the relay does not know the peer.
+// It is found again by Found only, or retried while data waits when retry.
+func (m *Machine) Lost(now time.Time, id ID, reason string, retry bool) {
+	e := m.find(id)
+	if e == nil || e.state == Dead {
+		return
+	}
+	m.kill(now, e, reason)
+	e.reprobe = retry
+	m.choose(now)
+}
+
+// Pong says that the ping sent at sent over the path was answered.
+func (m *Machine) Pong(now time.Time, id ID, sent time.Time) {
+	e := m.find(id)
+	if e == nil || e.state == Dead {
+		return
+	}
+	if e.state == Suspect && sent.Before(e.since) {
+		return // only later pings' pongs count (PATH-18)
+	}
+	e.observe(now.Sub(sent))
+	e.misses = 0
+	if sent.After(e.answered) {
+		e.answered = sent
+	}
+	if e.state != Valid {
+		e.state, e.since = Valid, now
+		e.next = now.Add(heartbeat)
+	}
+	if !e.opened {
+		e.opened = true
+		m.emit(Opened, e, "answered")
+	}
+	m.compare(e)
+	m.choose(now)
+}
+
+// Tick lets time pass and returns when the next Tick is due at the latest; the
+// zero time means never, until something else happens.
+func (m *Machine) Tick(now time.Time, act Activity) time.Time {
+	active := now.Sub(act.LastSent) < activeFor || now.Sub(act.LastRecv) < activeFor
+	waiting := !act.Unanswered.IsZero() && now.Sub(act.Unanswered) < retryFor && !m.anyValid()
+	var due time.Time
+	sooner := func(t time.Time) { // what is past was looked at just now
+		if t.After(now) && (due.IsZero() || t.Before(due)) {
+			due = t
+		}
+	}
+	for _, e := range m.paths {
+		switch e.state {
+		case Probing:
+			if now.Sub(e.born) >= giveUp {
+				m.kill(now, e, "no answer")
+				continue
+			}
+			if !now.Before(e.next) {
+				m.ping(now, e)
+			}
+			sooner(e.next)
+		case Valid:
+			if m.judge(now, e, act) {
+				m.suspect(now, e)
+				sooner(now.Add(e.missAfter()))
+				continue
+			}
+			if e.answered.Before(e.pinged) {
+				sooner(e.pinged.Add(e.missAfter()))
+			}
+			if e == m.best && !act.Unanswered.IsZero() {
+				half := act.Unanswered.Add(e.limit() / 2)
+				switch {
+				case now.Before(half):
+					sooner(half)
+				case e.pinged.Before(act.Unanswered):
+					m.ping(now, e)
+					sooner(now.Add(e.limit() / 2))
+				}
+			}
+			if active && m.beats(e) {
+				if !now.Before(e.next) {
+					m.ping(now, e)
+					e.next = now.Add(heartbeat)
+				}
+				sooner(e.next)
+			}
+		case Suspect:
+			if now.Sub(e.pinged) >= e.missAfter() {
+				if e.misses++; e.misses >= missesToDead {
+					m.kill(now, e, "stopped answering")
+					continue
+				}
+				m.ping(now, e)
+			}
+			sooner(e.pinged.Add(e.missAfter()))
+		case Dead:
+			if !e.reprobe || !active {
+				continue
+			}
+			every := retryIdle
+			if waiting {
+				every = retryWaiting
+			}
+			if now.Sub(e.pinged) >= every {
+				e.state, e.since, e.born, e.misses = Probing, now, now, 0
+				m.ping(now, e)
+				sooner(e.next)
+				continue
+			}
+			sooner(e.pinged.Add(every))
+		}
+	}
+	m.choose(now)
+	return due
+}
+
+// Route is the ways data goes now: the best path; a suspect one and the next
+// best beside it; or, while none has answered, every candidate there is.
+func (m *Machine) Route() []ID {
+	if m.best != nil && m.best.state == Valid {
+		return []ID{m.best.id}
+	}
+	var ids []ID
+	for _, e := range m.ranked() {
+		if e.state == Valid || e.state == Suspect || (e.state == Probing && e.id.Kind() == Relayed) {
+			ids = append(ids, e.id)
+		}
+	}
+	return ids[:min(len(ids), maxTargets)]
+}
+
+// Best is the path that carries data, its state and smoothed round trip;
+// ok is false while there is none.
+func (m *Machine) Best() (id ID, state State, rtt time.Duration, since time.Time, ok bool) {
+	if m.best == nil {
+		return ID{}, Unknown, 0, time.Time{}, false
+	}
+	return m.best.id, m.best.state, m.best.rtt, m.selected, true
+}
+
+// State of one path.
+func (m *Machine) State(id ID) State {
+	if e := m.find(id); e != nil {
+		return e.state
+	}
+	return Unknown
+}
+
+// Usable tells whether data has any way to go.
+func (m *Machine) Usable() bool { return len(m.Route()) > 0 }
+
+// Pings takes the pings to be sent since the last call.
+func (m *Machine) Pings() []ID {
+	p := m.pings
+	m.pings = nil
+	return p
+}
+
+// Events takes the events since the last call.
+func (m *Machine) Events() []Event {
+	e := m.events
+	m.events = nil
+	return e
+}
+
+// IDs lists the paths held, in no order.
+func (m *Machine) IDs() []ID {
+	ids := make([]ID, len(m.paths))
+	for i, e := range m.paths {
+		ids[i] = e.id
+	}
+	return ids
+}
+
+func (m *Machine) find(id ID) *entry {
+	for _, e := range m.paths {
+		if e.id == id {
+			return e
+		}
+	}
+	return nil
+}
+
+// evict makes room by forgetting a dead path.
+func (m *Machine) evict() bool {
+	i := slices.IndexFunc(m.paths, func(e *entry) bool { return e.state == Dead })
+	if i < 0 {
+		return false
+	}
+	m.paths = slices.Delete(m.paths, i, i+1)
+	return true
+}
+
+func (m *Machine) anyValid() bool {
+	return slices.ContainsFunc(m.paths, func(e *entry) bool { return e.state == Valid })
+}
+
+// judge says whether a valid path has become suspect: its data and its ping
+// both unanswered (PATH-18).
+func (m *Machine) judge(now time.Time, e *entry, act Activity) bool {
+	if !e.answered.Before(e.pinged) || now.Sub(e.pinged) < e.missAfter() {
+		return false
+	}
+	return e != m.best || act.LastRecv.Before(e.pinged)
+}
+
+func (m *Machine) suspect(now time.Time, e *entry) {
+	e.state, e.since, e.misses = Suspect, now, 0
+	m.emit(Suspected, e, "data and ping unanswered")
+	for _, o := range m.paths {
+		if o.state == Valid || o.state == Suspect {
+			m.ping(now, o)
+		}
+	}
+}
+
+func (m *Machine) kill(now time.Time, e *entry, reason string) {
+	was := e.opened
+	e.state, e.since, e.opened, e.samples, e.better = Dead, now, false, 0, 0
+	if was {
+		m.emit(Closed, e, reason)
+	}
+	if m.best == e {
+		m.best = nil
+	}
+}
+
+func (m *Machine) ping(now time.Time, e *entry) {
+	m.pings = append(m.pings, e.id)
+	e.pinged = now
+	if e.state == Probing {
+		// 0, 0.25, 0.5, 1, 2, 4 s after it was found.
+		wait := max(retryWaiting, now.Sub(e.born))
+		e.next = now.Add(wait)
+	}
+}
+
+func (m *Machine) emit(k EventKind, e *entry, reason string) {
+	m.events = append(m.events, Event{Kind: k, Path: e.id, RTT: e.rtt, Reason: reason})
+}
+
+// beats says whether the path gets heartbeats: the best and one runner-up.
+func (m *Machine) beats(e *entry) bool {
+	if e == m.best {
+		return true
+	}
+	n := 0
+	for _, o := range m.ranked() {
+		if o == m.best || o.state != Valid {
+			continue
+		}
+		if o == e {
+			return n == 0
+		}
+		n++
+	}
+	return false
+}
+
+// compare counts how often in a row a path beat the best one by enough.
+func (m *Machine) compare(e *entry) {
+	if m.best == nil || e == m.best || e.id.Kind() != m.best.id.Kind() {
+		return
+	}
+	if margin := max(5*time.Millisecond, m.best.rtt/5); e.rtt+margin <= m.best.rtt {
+		e.better++
+	} else {
+		e.better = 0
+	}
+}
+
+// choose applies PATH-19: direct before relayed, at once upward; within a
+// kind only for a gain that lasts.
+func (m *Machine) choose(now time.Time) {
+	var top *entry
+	for _, e := range m.ranked() {
+		if e.state == Valid {
+			top = e
+			break
+		}
+	}
+	if top == nil || top == m.best {
+		return
+	}
+	if b := m.best; b != nil && b.state == Valid && b.id.Kind() == top.id.Kind() {
+		if top.better < 3 || now.Sub(m.selected) < dwell {
+			return
+		}
+	}
+	m.best, m.selected = top, now
+	for _, e := range m.paths {
+		e.better = 0
+	}
+	m.emit(Selected, top, "best of those that answer")
+}
+
+// ranked orders the paths, best first, without regard to the present choice.
+func (m *Machine) ranked() []*entry {
+	order := map[State]int{Valid: 0, Suspect: 1, Probing: 2, Dead: 3}
+	out := slices.Clone(m.paths)
+	slices.SortStableFunc(out, func(a, b *entry) int {
+		return cmp.Or(
+			cmp.Compare(order[a.state], order[b.state]),
+			cmp.Compare(b.id.Kind(), a.id.Kind()),
+			cmp.Compare(a.rtt, b.rtt),
+		)
+	})
+	return out
+}
+
+// observe smooths the round trip as RFC 6298 does.
+func (e *entry) observe(rtt time.Duration) {
+	if rtt < 0 {
+		rtt = 0
+	}
+	if e.samples++; e.samples == 1 {
+		e.rtt, e.dev = rtt, rtt/2
+		return
+	}
+	e.dev += ((e.rtt - rtt).Abs() - e.dev) / 4
+	e.rtt += (rtt - e.rtt) / 8
+}
+
+// limit is how long data may go unanswered before its path is in doubt
+// (PATH-18).
+func (e *entry) limit() time.Duration {
+	l := max(100*time.Millisecond, 3*e.rtt+4*e.dev+30*time.Millisecond)
+	if e.rtt < 120*time.Millisecond {
+		l = min(l, 400*time.Millisecond)
+	}
+	return l
+}
+
+// missAfter is how long a ping may go unanswered (PATH-18).
+func (e *entry) missAfter() time.Duration {
+	return max(200*time.Millisecond, 2*e.rtt+4*e.dev)
+}
