@@ -16,6 +16,8 @@ import (
 	"net"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
+
 	"github.com/alkdev/alknet-p2p/protocols/auth"
 )
 
@@ -52,8 +54,9 @@ type Connection interface {
 	// Identity returns what SetIdentity recorded.
 	Identity() (auth.Identity, bool)
 	// Close resets the session's streams with code and ends the session; the
-	// reason stays local (NODE-47). It never closes the shared connection
-	// beneath.
+	// reason stays local (NODE-47). Code 0 means that all is well: streams
+	// whose Close was called before may then still finish. It never closes
+	// the shared connection beneath.
 	Close(code uint32, reason string) error
 	// Done is closed when the session has ended.
 	Done() <-chan struct{}
@@ -65,7 +68,9 @@ type Stream interface {
 	io.Writer
 	// CloseWrite ends our half: the peer reads EOF.
 	CloseWrite() error
-	// Close ends both halves gracefully and returns at once (NODE-64).
+	// Close ends both halves gracefully and returns at once: in the
+	// background our half is ended, the peer's is read to its end, for at
+	// most 5 s, and the stream is let go (NODE-64).
 	Close() error
 	// Reset ends both halves abruptly; code is a hint to the peer.
 	Reset(code uint32) error
@@ -74,11 +79,19 @@ type Stream interface {
 }
 
 // StreamSource is where a Connection takes its streams from: a libp2p peer, a
-// single byte stream, or an in-memory pair.
+// single byte stream, or an in-memory pair. Its errors need not be those of
+// NODE-7, but a source that has ended says ErrConnectionClosed. Its streams'
+// Close may be abrupt: the Connection closes gracefully by itself, and it
+// resets the streams it has been given when it ends.
 type StreamSource interface {
+	// AcceptStream waits for the next stream the peer opens.
 	AcceptStream(ctx context.Context) (Stream, error)
+	// OpenStream opens a stream to the peer.
 	OpenStream(ctx context.Context) (Stream, error)
+	// RemoteAddr is the text of the best path at the moment, or "".
 	RemoteAddr() string
+	// Close ends the source: waiting calls return, streams that wait to be
+	// accepted are reset with code. Streams given away are not its concern.
 	Close(code uint32, reason string) error
 }
 
@@ -108,9 +121,15 @@ var (
 	ErrIdentityAlreadySet = errors.New("identity already set")
 	// ErrProtocolNotSupported: the peer does not serve the ALPN (NODE-45, 48).
 	ErrProtocolNotSupported = errors.New("protocol not supported by the peer")
+	// ErrNoHandler: this node does not serve the ALPN itself.
+	ErrNoHandler = errors.New("no handler for the protocol")
+	// ErrWrongPeer: the key that answered is not the peer that was asked for
+	// by name (NODE-52).
+	ErrWrongPeer = errors.New("the key belongs to another peer")
 )
 
-// StreamResetError is a stream that ended abruptly, found with errors.As.
+// StreamResetError is a stream that ended abruptly, found with errors.As. It
+// matches ErrStreamClosed and libp2p's network.ErrReset.
 type StreamResetError struct {
 	Code   uint32 // as the resetting side gave it; 0 when unknown
 	Remote bool   // true when the peer reset it
@@ -123,4 +142,9 @@ func (e *StreamResetError) Error() string {
 		side = "by the peer"
 	}
 	return fmt.Sprintf("stream reset %s (code %d)", side, e.Code)
+}
+
+// Is implements the matching of errors.Is.
+func (e *StreamResetError) Is(target error) bool {
+	return target == ErrStreamClosed || target == network.ErrReset
 }
