@@ -125,6 +125,7 @@ func TestMove(t *testing.T) {
 	assert.Equal(t, a.Addr(), a.PublicAddr())
 	assert.Equal(t, behaviour{"none", "EIF", true, true, true}, measure(t, lab, "a"))
 
+	require.NoError(t, lab.Dark("a", 0)) // stays where it was
 	require.NoError(t, lab.Move("a", natlab.Peer{}))
 	assert.Equal(t, behaviour{"EIM", "APDF", true, true, true}, measure(t, lab, "a"))
 	assert.Equal(t, []string{a.Addr().String() + "/24"}, addresses(t, a))

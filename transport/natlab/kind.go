@@ -76,6 +76,10 @@ type policy struct {
 
 // policy returns the behaviour of the router that the peer p asks for.
 func (p Peer) policy() policy {
+	stream := defaultUDPStream
+	if p.UDPTimeout > 0 {
+		stream = p.UDPTimeout
+	}
 	out := policy{
 		mapping:    perSocket,
 		filtering:  fromConnection,
@@ -87,10 +91,7 @@ func (p Peer) policy() policy {
 		ipv4:       true,
 		ipv6:       p.IPv6,
 		udpTimeout: seconds(p.UDPTimeout, defaultUDPTimeout),
-		udpStream:  seconds(p.UDPStream, max(p.UDPTimeout, defaultUDPStream)),
-	}
-	if p.UDPTimeout > 0 && p.UDPStream == 0 {
-		out.udpStream = out.udpTimeout
+		udpStream:  seconds(p.UDPStream, stream),
 	}
 
 	switch p.Kind {

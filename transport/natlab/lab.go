@@ -220,8 +220,9 @@ func (l *Lab) newRouters(owner string, p Peer) (*router, error) {
 // detach removes the host's interface.
 func (l *Lab) detach(m *member) error {
 	var err error
-	if m.uplink != nil {
-		err = m.uplink.remove()
+	if u := m.uplink; u != nil {
+		l.disarm("dark " + u.far)
+		err = errors.Join(u.light(), u.remove())
 	} else {
 		err = m.space.ip("link del eth0")
 	}

@@ -2,8 +2,11 @@ package natlab_test
 
 import (
 	"flag"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -13,9 +16,33 @@ import (
 	"github.com/alkdev/alknet-p2p/transport/natlab"
 )
 
-var required = flag.Bool("natlab.required", false, "fail where a test would be skipped because there are no namespaces")
+var (
+	required = flag.Bool("natlab.required", false, "fail where a test would be skipped because there are no namespaces")
+	leave    = flag.String("natlab.leave", "", "build a lab with this ID and a program in it, and wait to be killed (for a test)")
+)
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if *leave != "" {
+		leaveLab(*leave)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// leaveLab is the child process of TestStaleLab.
+func leaveLab(id string) {
+	lab, err := natlab.New(natlab.Config{ID: id, Public: []string{"one"}})
+	if err == nil {
+		err = lab.Host("one").Do(exec.Command("sleep", "1000").Start)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println("built")
+	time.Sleep(time.Minute)
+	os.Exit(1)
+}
 
 const (
 	// patience is how long a packet that must come may take.
@@ -42,12 +69,11 @@ type socket struct {
 // udp opens a socket in a host, at any port if port is 0.
 func udp(t *testing.T, h *natlab.Host, port uint16) *socket {
 	t.Helper()
-	network, any := "udp4", netip.IPv4Unspecified()
 	if h.Addr().Is6() {
-		network, any = "udp6", netip.IPv6Unspecified()
+		return udpOn(t, h, "udp6", netip.AddrPortFrom(netip.IPv6Unspecified(), port))
 	}
 
-	return udpOn(t, h, network, netip.AddrPortFrom(any, port))
+	return udpOn(t, h, "udp4", netip.AddrPortFrom(netip.IPv4Unspecified(), port))
 }
 
 func udpOn(t *testing.T, h *natlab.Host, network string, at netip.AddrPort) *socket {

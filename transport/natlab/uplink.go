@@ -11,9 +11,6 @@ const (
 	maxSites = 200
 )
 
-// octets are first octets of networks that programs take as public.
-var octets = [...]byte{5, 31, 46, 62, 77, 84, 91, 109, 141, 151, 176, 188, 193, 195, 212, 217}
-
 // uplink is a cable from a site to the internet: the near end is the eth0 of a
 // public host or the wan of a router, the far end is in inet.
 type uplink struct {
@@ -33,6 +30,8 @@ func (l *Lab) newUplink(host string, space namespace, dev string) (*uplink, erro
 		return nil, fmt.Errorf("lab is full: it had %d sites", site)
 	}
 	l.sites++
+	// All are first octets of networks that programs take as public.
+	octets := [...]byte{5, 31, 46, 62, 77, 84, 91, 109, 141, 151, 176, 188, 193, 195, 212, 217}
 	four := [4]byte{octets[site%len(octets)], byte(20 + site), 0, 1}
 	six := [16]byte{0: 0x2a, 1: 0x04, 2: 0x10, 3: byte(site), 15: 1}
 	u := &uplink{
