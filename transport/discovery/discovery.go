@@ -31,7 +31,8 @@ type Content struct {
 }
 
 // Config describes a Discovery. Host, Key and Network must be set. The
-// functions are called from its goroutines and must not block for long.
+// functions are called from its goroutines; they must not block for long nor
+// call the Discovery.
 type Config struct {
 	// Host is the libp2p host to speak through; Key is its Ed25519 key.
 	Host host.Host

@@ -120,13 +120,13 @@ func (d *Discovery) publishTo(ctx context.Context, o *outlet) error {
 // ownRecord returns the record to publish, signed anew if the content changed
 // or the last one is old; nil when there is nothing to say.
 func (d *Discovery) ownRecord() (*Record, error) {
+	d.own.mu.Lock()
+	defer d.own.mu.Unlock()
 	content := d.cfg.Content()
 	relays, addrs := Trim(content.Relays, content.Addrs)
 	if len(relays) == 0 && len(addrs) == 0 {
 		return nil, nil
 	}
-	d.own.mu.Lock()
-	defer d.own.mu.Unlock()
 	now := d.cfg.Now()
 	if d.own.last == nil {
 		d.own.last = d.cache.record(d.self)
