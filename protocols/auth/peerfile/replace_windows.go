@@ -1,0 +1,29 @@
+package peerfile
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+)
+
+// replace writes the file beside its place, syncs it and renames it there.
+// renameio does not serve Windows, whose rename replaces but is not atomic.
+func replace(path string, text []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	_, err = f.Write(text)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
