@@ -597,8 +597,10 @@ func (c *client) forward(f Frame, now time.Time) {
 		c.gone(f.Key, p, now)
 		return
 	}
-	if target == c || !c.member && target.mode != ModeHome && !target.member {
-		// Strangers that may not be homed here may not meet here either.
+	if target == c && f.Type != FrameDisco || target != c && !c.member && target.mode != ModeHome && !target.member {
+		// Strangers that may not be homed here may not meet here either. A probe
+		// to itself shows a client that it is heard (PATH-35); data to itself is
+		// of no use.
 		s.stats.denied.Add(1)
 		return
 	}

@@ -1,0 +1,82 @@
+package node
+
+import (
+	"crypto/ed25519"
+	"crypto/sha256"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/alkdev/alknet-p2p/protocols/auth"
+	"github.com/alkdev/alknet-p2p/transport"
+	"github.com/alkdev/alknet-p2p/transport/discovery"
+)
+
+// Config of a Node. Key is required, every other field has a default. It is
+// copied by New.
+type Config struct {
+	// Key is the node key: who this node is.
+	Key ed25519.PrivateKey
+	// NextKey is the public key this identity will have after the next
+	// rotation; the address record commits to it. May be nil.
+	NextKey ed25519.PublicKey
+	// Generation counts the keys this identity had before.
+	Generation uint32
+	// Network separates nodes that shall not meet; "main" when empty.
+	Network string
+	// Join are tickets of nodes to enter the network by.
+	Join []string
+	// Listen are multiaddrs to listen on; QUIC, TCP and WebSocket on free
+	// ports of every interface when nil, nothing when empty but not nil.
+	Listen []string
+	// Relay makes this node a relay, bootstrap node and DHT server.
+	Relay *RelayConfig
+	// PublishAddrs puts this node's public addresses into its address record,
+	// not only its relays.
+	PublishAddrs bool
+	// CacheDir keeps what was learnt of the network over restarts; memory only
+	// when empty.
+	CacheDir string
+	// NoMDNS turns discovery on the local network off.
+	NoMDNS bool
+	// Peers says who peers are and what they may do; nobody is known when nil.
+	// Reload it at any time, then call Recheck.
+	Peers *auth.Peers
+	// DrainTimeout is how long Close lets handlers finish; 2 s when zero.
+	DrainTimeout time.Duration
+	// CallTimeout is the deadline of a call that names none, 30 s when zero;
+	// MaxCallTimeout is the longest a caller may ask for, 5 min when zero.
+	CallTimeout, MaxCallTimeout time.Duration
+	// Logger is silent when nil.
+	Logger *slog.Logger
+}
+
+// RelayConfig is what a relay grants to others.
+type RelayConfig struct {
+	// Rate is what one client that is not known may send, in bits per second:
+	// 0 for the default of 10 Mbit/s, negative for no limit. Peers in the
+	// registry are not limited.
+	Rate int64
+}
+
+// transport translates the part that concerns the host.
+func (c *Config) transport() (transport.Config, error) {
+	t := transport.Config{
+		Key: c.Key, Generation: c.Generation, Network: c.Network, Listen: c.Listen,
+		PublishAddrs: c.PublishAddrs, CacheDir: c.CacheDir, NoMDNS: c.NoMDNS, Logger: c.Logger,
+	}
+	if c.NextKey != nil {
+		t.Next = sha256.Sum256(append([]byte("alknet-next-v1"), c.NextKey...)) // PATH-37
+	}
+	for _, text := range c.Join {
+		ticket, err := discovery.ParseTicket(text)
+		if err != nil {
+			return t, fmt.Errorf("config: Join: %w", err)
+		}
+		t.Join = append(t.Join, ticket)
+	}
+	if c.Relay != nil {
+		t.Relay = &transport.RelayConfig{Rate: c.Relay.Rate, Known: knownTo(c.Peers)}
+	}
+	return t, nil
+}

@@ -1,0 +1,99 @@
+package transport
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/alkdev/alknet-p2p/transport/discovery"
+	"github.com/alkdev/alknet-p2p/transport/relay"
+)
+
+// Config of a Host. Key is required, every other field has a default.
+type Config struct {
+	// Key is the node key.
+	Key ed25519.PrivateKey
+	// Next is the commitment to the key that follows this one, published in
+	// the address record; all zero for none.
+	Next [32]byte
+	// Generation counts the keys this identity had before.
+	Generation uint32
+	// Network separates nodes that shall not meet; "main" when empty.
+	Network string
+	// Listen are multiaddrs to listen on; QUIC, TCP and WebSocket on free
+	// ports of every interface when nil, nothing when empty but not nil.
+	Listen []string
+	// Join are tickets of nodes to enter the network by.
+	Join []*discovery.Ticket
+	// Relay makes this node a relay, bootstrap node and DHT server; nil for an
+	// ordinary one.
+	Relay *RelayConfig
+	// PublishAddrs puts this node's public addresses into its address record,
+	// beside its relays (PATH-37). Without it they are found by those only who
+	// are given a ticket.
+	PublishAddrs bool
+	// CacheDir keeps what was learnt of the network over restarts; memory only
+	// when empty.
+	CacheDir string
+	// NoMDNS turns local discovery off.
+	NoMDNS bool
+	// Logger is silent when nil.
+	Logger *slog.Logger
+}
+
+// RelayConfig is what a relay grants.
+type RelayConfig struct {
+	// Rate is what one client that is not known may send, in bits per second:
+	// 0 for the default of 10 Mbit/s, negative for no limit.
+	Rate int64
+	// Known tells whose traffic is not limited; nil for nobody's.
+	Known func(relay.Key) bool
+}
+
+// DefaultNetwork is the name of the network nodes join when none is given.
+const DefaultNetwork = "main"
+
+// defaultListen are free ports on every interface.
+func defaultListen() []string {
+	return []string{
+		"/ip4/0.0.0.0/udp/0/quic-v1", "/ip6/::/udp/0/quic-v1",
+		"/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0",
+		"/ip4/0.0.0.0/tcp/0/ws",
+	}
+}
+
+// prepare fills the defaults in and refuses what cannot work.
+func (c *Config) prepare() ([]ma.Multiaddr, error) {
+	if len(c.Key) != ed25519.PrivateKeySize {
+		return nil, errors.New("config: Key is required")
+	}
+	if c.Network == "" {
+		c.Network = DefaultNetwork
+	}
+	if err := discovery.CheckNetwork(c.Network); err != nil {
+		return nil, fmt.Errorf("config: Network: %w", err)
+	}
+	if c.Listen == nil {
+		c.Listen = defaultListen()
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	var addrs []ma.Multiaddr
+	for _, text := range c.Listen {
+		a, err := ma.NewMultiaddr(text)
+		if err != nil {
+			return nil, fmt.Errorf("config: Listen: %q: %w", text, err)
+		}
+		addrs = append(addrs, a)
+	}
+	for _, t := range c.Join {
+		if t.Network != c.Network {
+			return nil, fmt.Errorf("config: Join: the ticket is for network %q, this node is in %q", t.Network, c.Network)
+		}
+	}
+	return addrs, nil
+}

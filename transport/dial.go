@@ -1,0 +1,420 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/transport"
+	ma "github.com/multiformats/go-multiaddr"
+	madns "github.com/multiformats/go-multiaddr-dns"
+	"github.com/quic-go/quic-go"
+
+	"github.com/alkdev/alknet-p2p/transport/magic"
+)
+
+// ErrUnreachable: nobody knows where the peer is, or it does not answer where
+// it should be.
+var ErrUnreachable = magic.ErrUnreachable
+
+const (
+	dialTimeout = 30 * time.Second
+	stagger     = 250 * time.Millisecond // between two addresses of one peer, as RFC 8305
+	maxDialed   = 16                     // addresses tried for one peer at a time
+)
+
+// Connect returns once a connection to the peer is live, making one if there
+// is none. The relays this node is linked to, those the peer's record names
+// and the peer's own addresses are all tried as soon as they are known
+// (PATH-33). Callers that want the same peer share one attempt.
+func (h *Host) Connect(ctx context.Context, p peer.ID) error {
+	if p == h.id {
+		return errors.New("that is this node's own key")
+	}
+	if h.bestConn(p) != nil {
+		return nil
+	}
+	d, err := h.join(p)
+	if err != nil {
+		return err
+	}
+	defer h.leave(d)
+	select {
+	case <-d.done:
+		return d.err
+	case <-ctx.Done():
+		return fmt.Errorf("dial %s: %w", p, context.Cause(ctx))
+	}
+}
+
+// dial is one attempt to reach a peer.
+type dial struct {
+	peer    peer.ID
+	ctx     context.Context
+	cancel  context.CancelFunc
+	waiters int
+	done    chan struct{}
+	err     error
+
+	mu    sync.Mutex
+	addrs []ma.Multiaddr
+	more  chan struct{} // addrs grew
+}
+
+// join finds the running attempt or starts one.
+func (h *Host) join(p peer.ID) (*dial, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed || h.libp2p == nil {
+		return nil, ErrClosed
+	}
+	if d := h.dials[p]; d != nil {
+		d.waiters++
+		return d, nil
+	}
+	ctx, cancel := context.WithTimeout(h.ctx, dialTimeout)
+	d := &dial{peer: p, ctx: ctx, cancel: cancel, waiters: 1, done: make(chan struct{}), more: make(chan struct{}, 1)}
+	d.addrs = h.book.get(p)
+	h.dials[p] = d
+	h.wg.Go(func() {
+		d.err = h.run(d)
+		h.mu.Lock()
+		delete(h.dials, p)
+		h.mu.Unlock()
+		close(d.done)
+	})
+	return d, nil
+}
+
+// leave ends the attempt when nobody waits for it any more. One that has
+// connected goes on by itself, since a direct connection may still follow.
+func (h *Host) leave(d *dial) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if d.waiters--; d.waiters == 0 && h.dials[d.peer] == d {
+		d.cancel()
+	}
+}
+
+// run dials by the magic transport and by stock ones side by side; the first
+// to connect wins. A stock connection ends the magic attempt, being direct;
+// not the other way round.
+func (h *Host) run(d *dial) error {
+	results := make(chan error, 2)
+	magicDone := make(chan struct{})
+	var both sync.WaitGroup
+	both.Go(func() {
+		defer close(magicDone)
+		results <- h.dialMagic(d)
+	})
+	both.Go(func() {
+		err := h.dialAddrs(d, magicDone)
+		if err == nil {
+			d.cancel()
+		}
+		results <- err
+	})
+	h.wg.Go(func() {
+		both.Wait()
+		d.cancel()
+	})
+	var errs []error
+	for range 2 {
+		err := <-results
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, errNoAddrs) {
+			errs = append(errs, err)
+		}
+	}
+	if d.ctx.Err() != nil && len(errs) == 0 {
+		return fmt.Errorf("dial %s: %w", d.peer, context.Cause(d.ctx))
+	}
+	return errors.Join(errs...)
+}
+
+func (h *Host) dialMagic(d *dial) error {
+	c, err := h.magic.Dial(d.ctx, magic.Addr, d.peer)
+	if err != nil {
+		return err
+	}
+	_, err = h.offer(d.ctx, c)
+	return err
+}
+
+var errNoAddrs = errors.New("no address known")
+
+// dialAddrs tries the peer's own addresses as they become known, until the
+// magic transport is done as well.
+func (h *Host) dialAddrs(d *dial, magicDone <-chan struct{}) error {
+	ctx, cancel := context.WithCancel(d.ctx)
+	defer cancel()
+	won := make(chan error, maxDialed)
+	tried, failed := 0, 0
+	last := errNoAddrs
+	for {
+		d.mu.Lock()
+		fresh := slices.Clone(d.addrs[tried:min(len(d.addrs), maxDialed)])
+		d.mu.Unlock()
+		for i, a := range fresh {
+			h.wg.Go(func() {
+				won <- h.dialAddr(ctx, d.peer, a, time.Duration(i)*stagger)
+			})
+		}
+		tried += len(fresh)
+		select {
+		case err := <-won:
+			if err == nil {
+				return nil
+			}
+			failed++
+			last = err
+		case <-d.more:
+		case <-magicDone:
+			magicDone = nil
+		case <-d.ctx.Done():
+			return last
+		}
+		if magicDone == nil && failed == tried {
+			return last
+		}
+	}
+}
+
+// found takes what a look-up says about a peer: its relays' addresses go to
+// the book, its own to the attempt under way.
+func (h *Host) hint(p peer.ID, addrs []ma.Multiaddr) {
+	h.book.add(p, addrs)
+	h.mu.Lock()
+	d := h.dials[p]
+	h.mu.Unlock()
+	if d == nil {
+		return
+	}
+	d.mu.Lock()
+	for _, a := range addrs {
+		if !slices.ContainsFunc(d.addrs, a.Equal) {
+			d.addrs = append(d.addrs, a)
+		}
+	}
+	d.mu.Unlock()
+	select {
+	case d.more <- struct{}{}:
+	default:
+	}
+}
+
+// find tells the magic transport over which relays a peer may be reached.
+func (h *Host) find(ctx context.Context, p peer.ID, found func(via peer.ID)) {
+	seen := make(map[peer.ID]bool)
+	take := func(relays []peer.AddrInfo, addrs []ma.Multiaddr) {
+		for _, r := range relays {
+			if r.ID == p { // a relay itself: dialled straight
+				addrs = append(slices.Clone(r.Addrs), addrs...)
+				continue
+			}
+			h.book.add(r.ID, r.Addrs)
+			if !seen[r.ID] && r.ID != h.id {
+				seen[r.ID] = true
+				found(r.ID)
+			}
+		}
+		if len(addrs) > 0 {
+			h.hint(p, addrs)
+		}
+	}
+	h.mu.Lock()
+	hinted := h.tickets[p]
+	h.mu.Unlock()
+	if hinted != nil {
+		take(hinted.Relays, hinted.Addrs)
+	}
+	var via []peer.AddrInfo
+	if hinted != nil {
+		via = hinted.Relays
+	}
+	for f := range h.disc.Resolve(ctx, p, via...) {
+		if f.Record != nil {
+			take(f.Record.Relays, f.Record.Addrs)
+		} else {
+			take(nil, f.Addrs)
+		}
+	}
+}
+
+// stock dials a peer at the addresses given, TCP first when it is to be a
+// relay link (PATH-25), and returns the connection.
+func (h *Host) stock(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (network.Conn, error) {
+	if len(addrs) == 0 {
+		return nil, fmt.Errorf("dial relay %s: %w", p, errNoAddrs)
+	}
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	addrs = slices.Clone(addrs[:min(len(addrs), maxDialed)])
+	slices.SortStableFunc(addrs, func(a, b ma.Multiaddr) int { return linkRank(a) - linkRank(b) })
+	errc := make(chan error, len(addrs))
+	for i, a := range addrs {
+		h.wg.Go(func() { errc <- h.dialAddr(ctx, p, a, time.Duration(i)*stagger) })
+	}
+	var errs []error
+	for range addrs {
+		err := <-errc
+		if err == nil {
+			if c := h.stockConn(p); c != nil {
+				return c, nil
+			}
+			err = errors.New("connection lost")
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// linkRank orders addresses for relay links: TCP carries more than QUIC there.
+func linkRank(a ma.Multiaddr) int {
+	if len(a) == 2 && a[1].Protocol().Code == ma.P_TCP {
+		return 0
+	}
+	if len(a) > 1 && a[1].Protocol().Code == ma.P_UDP {
+		return 1
+	}
+	return 2
+}
+
+// dialAddr makes one stock connection, past the swarm and its back-off, and
+// hands it in.
+func (h *Host) dialAddr(ctx context.Context, p peer.ID, a ma.Multiaddr, after time.Duration) error {
+	if after > 0 {
+		t := time.NewTimer(after)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	addrs, err := madns.DefaultResolver.Resolve(ctx, a)
+	if err != nil {
+		return fmt.Errorf("resolve %s: %w", a, err)
+	}
+	err = fmt.Errorf("dial %s: no such address", a)
+	for _, r := range addrs {
+		t := h.swarm.TransportForDialing(r)
+		if t == nil || magic.IsAddr(r) {
+			err = fmt.Errorf("dial %s: no transport for it", a)
+			continue
+		}
+		c, e := t.Dial(ctx, r, p)
+		if e != nil {
+			err = fmt.Errorf("dial %s: %w", a, e)
+			continue
+		}
+		_, err = h.offer(ctx, c)
+		return err
+	}
+	return err
+}
+
+// offer brings a connection dialled here into the swarm and waits until it is
+// there; on failure it is closed.
+func (h *Host) offer(ctx context.Context, c transport.CapableConn) (network.Conn, error) {
+	if ctx.Err() != nil { // another way won
+		_ = c.Close()
+		return nil, context.Cause(ctx)
+	}
+	if err := h.magic.Offer(ctx, c); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		changed := h.changes.wait()
+		for _, sc := range h.libp2p.Network().ConnsToPeer(c.RemotePeer()) {
+			if sameConn(sc, c) {
+				return sc, nil
+			}
+		}
+		if c.IsClosed() {
+			return nil, errors.New("connection closed at once")
+		}
+		select {
+		case <-changed:
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+func sameConn(sc network.Conn, c transport.CapableConn) bool {
+	if mc, ok := c.(*magic.Conn); ok {
+		var have *magic.Conn
+		return sc.As(&have) && have == mc
+	}
+	return !isMagic(sc) && sc.LocalMultiaddr().Equal(c.LocalMultiaddr()) && sc.RemoteMultiaddr().Equal(c.RemoteMultiaddr())
+}
+
+func isMagic(c network.Conn) bool {
+	var mc *magic.Conn
+	return c.As(&mc)
+}
+
+func quicOf(c network.Conn) *quic.Conn {
+	var qc *quic.Conn
+	if c.As(&qc) {
+		return qc
+	}
+	return nil
+}
+
+// bestConn is the connection new streams are opened on: a stock one, which is
+// direct, before a magic one; of two magic ones that which the lower peer ID
+// dialled, so that both sides choose the same (PATH-4).
+func (h *Host) bestConn(p peer.ID) network.Conn {
+	if h.libp2p == nil {
+		return nil
+	}
+	var best network.Conn
+	for _, c := range h.libp2p.Network().ConnsToPeer(p) {
+		if c.IsClosed() || c.Stat().Limited {
+			continue
+		}
+		if best == nil || h.connRank(c) > h.connRank(best) {
+			best = c
+		}
+	}
+	return best
+}
+
+func (h *Host) connRank(c network.Conn) int {
+	var mc *magic.Conn
+	switch {
+	case !c.As(&mc):
+		return 3
+	case mc.Outbound() == (h.id < c.RemotePeer()):
+		return 2
+	default:
+		return 1
+	}
+}
+
+// stockConn is a connection made by a stock transport, TCP before QUIC.
+func (h *Host) stockConn(p peer.ID) network.Conn {
+	var best network.Conn
+	for _, c := range h.libp2p.Network().ConnsToPeer(p) {
+		if c.IsClosed() || c.Stat().Limited || isMagic(c) {
+			continue
+		}
+		if best == nil || linkRank(c.RemoteMultiaddr()) < linkRank(best.RemoteMultiaddr()) {
+			best = c
+		}
+	}
+	return best
+}

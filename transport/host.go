@@ -1,0 +1,382 @@
+// Package transport is a node's place in the network: a libp2p host with the
+// node's key, stock QUIC, TCP and WebSocket, and beside them the magic
+// transport, whose connections survive a change of path (package magic).
+//
+// A [Host] dials peers by key alone. It keeps links to relays, finds addresses
+// through signed records, the local network and a cache (package discovery),
+// and tells over which path a peer is reached. It knows nothing of sessions or
+// handlers: package protocols asks it for streams.
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
+	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/security/noise"
+	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
+	quictransport "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	"github.com/libp2p/go-libp2p/p2p/transport/websocket"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/alkdev/alknet-p2p/transport/discovery"
+	"github.com/alkdev/alknet-p2p/transport/magic"
+	"github.com/alkdev/alknet-p2p/transport/magic/socket"
+	"github.com/alkdev/alknet-p2p/transport/relay"
+)
+
+// ErrClosed: the host was closed, or not started. It matches net.ErrClosed.
+var ErrClosed = fmt.Errorf("host is not running: %w", net.ErrClosed)
+
+// ErrBind: an address given in Config.Listen cannot be listened on (NODE-15).
+var ErrBind = errors.New("cannot listen")
+
+// Host is one node in the network. All methods are safe for concurrent use.
+type Host struct {
+	cfg    Config
+	listen []ma.Multiaddr
+	id     peer.ID
+	key    relay.Key
+	priv   crypto.PrivKey
+	log    *slog.Logger
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	libp2p host.Host
+	swarm  *swarm.Swarm
+	socket *socket.Socket
+	magic  *magic.Transport
+	disc   *discovery.Discovery
+	links  *links
+	server *relay.Server // nil unless a relay
+
+	book    addrBook
+	events  pathEvents
+	changes broadcast // connections came or went
+	online  onlineState
+
+	mu       sync.Mutex
+	started  bool
+	closed   bool
+	dials    map[peer.ID]*dial
+	tickets  map[peer.ID]*discovery.Ticket
+	watchers map[int]func(peer.ID, bool)
+	watchID  int
+	doubled  map[peer.ID]struct{} // peers with more than one connection
+}
+
+// New checks the configuration; it starts nothing.
+func New(cfg Config) (*Host, error) {
+	listen, err := cfg.prepare()
+	if err != nil {
+		return nil, err
+	}
+	priv, err := crypto.UnmarshalEd25519PrivateKey(append([]byte(nil), cfg.Key...))
+	if err != nil {
+		return nil, fmt.Errorf("config: Key: %w", err)
+	}
+	id, err := peer.IDFromPrivateKey(priv)
+	if err != nil {
+		return nil, fmt.Errorf("config: Key: %w", err)
+	}
+	h := &Host{
+		cfg: cfg, listen: listen, id: id, priv: priv, log: cfg.Logger,
+		dials:    make(map[peer.ID]*dial),
+		tickets:  make(map[peer.ID]*discovery.Ticket),
+		watchers: make(map[int]func(peer.ID, bool)),
+		doubled:  make(map[peer.ID]struct{}),
+	}
+	if h.key, err = magic.KeyOf(id); err != nil {
+		return nil, fmt.Errorf("config: Key: %w", err)
+	}
+	h.online.init()
+	return h, nil
+}
+
+// Start opens the sockets and enters the network. It gets everything or
+// leaves nothing; ctx bounds the start only. Being reachable takes longer:
+// see Online.
+func (h *Host) Start(ctx context.Context) (err error) {
+	h.mu.Lock()
+	if h.started || h.closed {
+		h.mu.Unlock()
+		return errors.New("host was started before")
+	}
+	h.started = true
+	h.ctx, h.cancel = context.WithCancel(context.Background())
+	h.mu.Unlock()
+	defer func() {
+		if err != nil {
+			_ = h.Close()
+		}
+	}()
+	h.links = newLinks(h)
+	if h.socket, err = socket.New(socket.Config{
+		Key: h.cfg.Key, Relays: h.links, Events: h.pathChanged, Refresh: h.refresh, Logger: h.log,
+	}); err != nil {
+		return err
+	}
+	if h.magic, err = magic.New(magic.Config{Key: h.cfg.Key, Socket: h.socket, Find: h.find, Logger: h.log}); err != nil {
+		return err
+	}
+	if err = h.build(); err != nil {
+		return err
+	}
+	if h.cfg.Relay != nil {
+		h.startRelay()
+	}
+	for _, a := range h.listen {
+		if err = h.swarm.AddListenAddr(a); err != nil {
+			return fmt.Errorf("%w on %s: %w", ErrBind, a, err)
+		}
+	}
+	if err = h.swarm.AddListenAddr(magic.Addr); err != nil {
+		return fmt.Errorf("magic transport: %w", err)
+	}
+	if err = h.startDiscovery(ctx); err != nil {
+		return err
+	}
+	h.wg.Go(h.reap)
+	if h.cfg.Relay != nil || len(h.cfg.Join) == 0 {
+		h.online.set() // nobody else to ask (PATH-35)
+	}
+	return nil
+}
+
+// build makes the libp2p host. Nothing listens yet, so that each address that
+// cannot be bound is an error of its own.
+func (h *Host) build() error {
+	limits, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(resourceLimits(h.cfg.Relay != nil)),
+		rcmgr.WithLimitPerSubnet(
+			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: 1024}},
+			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 56, ConnCount: 1024}, {PrefixLength: 48, ConnCount: 4096}}))
+	if err != nil {
+		return fmt.Errorf("resource limits: %w", err)
+	}
+	low, high := 256, 512
+	if h.cfg.Relay != nil {
+		low, high = 8192, 16384
+	}
+	conns, err := connmgr.NewConnManager(low, high, connmgr.WithGracePeriod(time.Minute))
+	if err != nil {
+		return fmt.Errorf("connection manager: %w", err)
+	}
+	opts := []libp2p.Option{
+		libp2p.Identity(h.priv),
+		libp2p.NoListenAddrs,
+		libp2p.Transport(h.magic.Constructor),
+		libp2p.Transport(quictransport.NewTransport),
+		libp2p.Transport(tcp.NewTCPTransport),
+		libp2p.Transport(websocket.New),
+		libp2p.ShareTCPListener(),
+		libp2p.Security(libp2ptls.ID, libp2ptls.New),
+		libp2p.Security(noise.ID, noise.New),
+		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
+		libp2p.ResourceManager(limits),
+		libp2p.ConnectionManager(conns),
+		libp2p.AddrsFactory(magic.Strip), // PATH-1
+		libp2p.UDPBlackHoleSuccessCounter(nil),
+		libp2p.IPv6BlackHoleSuccessCounter(nil),
+		libp2p.DisableMetrics(),
+		libp2p.UserAgent("alknet-p2p"),
+	}
+	if h.cfg.Relay != nil {
+		opts = append(opts, libp2p.ForceReachabilityPublic(), libp2p.EnableRelayService(circuitLimits()...),
+			libp2p.EnableNATService(), libp2p.DisableIdentifyAddressDiscovery())
+	}
+	if h.libp2p, err = libp2p.New(opts...); err != nil {
+		return fmt.Errorf("libp2p host: %w", err)
+	}
+	sw, ok := h.libp2p.Network().(*swarm.Swarm)
+	if !ok {
+		return errors.New("internal error: libp2p's network is not a swarm")
+	}
+	h.swarm = sw
+	sw.Notify(&network.NotifyBundle{ConnectedF: h.connected, DisconnectedF: h.disconnected})
+	return nil
+}
+
+// Close undoes Start backwards and returns after the last goroutine. It may be
+// called more than once.
+func (h *Host) Close() error {
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		h.wg.Wait()
+		return nil
+	}
+	h.closed = true
+	h.mu.Unlock()
+	if h.cancel != nil {
+		h.cancel()
+	}
+	var errs []error
+	if h.server != nil {
+		errs = append(errs, h.server.Close())
+	}
+	if h.disc != nil {
+		errs = append(errs, h.disc.Close())
+	}
+	if h.links != nil {
+		h.links.close()
+	}
+	if h.libp2p != nil {
+		errs = append(errs, h.libp2p.Close())
+	}
+	if h.magic != nil {
+		errs = append(errs, h.magic.Close())
+	} else if h.socket != nil {
+		errs = append(errs, h.socket.Close())
+	}
+	h.wg.Wait()
+	return errors.Join(errs...)
+}
+
+// ID is this node's peer ID.
+func (h *Host) ID() peer.ID { return h.id }
+
+// Libp2p is the host beneath, for what has no place in this interface. It is
+// nil before Start.
+func (h *Host) Libp2p() host.Host { return h.libp2p }
+
+// SetStreamHandler routes inbound streams of the protocol to f, which must
+// return soon.
+func (h *Host) SetStreamHandler(id protocol.ID, f network.StreamHandler) {
+	h.libp2p.SetStreamHandler(id, f)
+}
+
+// RemoveStreamHandler undoes SetStreamHandler.
+func (h *Host) RemoveStreamHandler(id protocol.ID) { h.libp2p.RemoveStreamHandler(id) }
+
+// Protect keeps the connections to p from being trimmed (PATH-5).
+func (h *Host) Protect(p peer.ID) { h.libp2p.ConnManager().Protect(p, protectSession) }
+
+// Unprotect undoes Protect.
+func (h *Host) Unprotect(p peer.ID) { h.libp2p.ConnManager().Unprotect(p, protectSession) }
+
+const (
+	protectSession = "alknet"
+	protectLink    = "alknet-relay"
+)
+
+// RemoteAddr is the text of the best path to p, or "" (NODE-55).
+func (h *Host) RemoteAddr(p peer.ID) string {
+	switch path := h.Path(p); path.Kind {
+	case PathDirect:
+		return path.Addr
+	case PathRelayed:
+		return "relay " + path.Relay.String()
+	default:
+		return ""
+	}
+}
+
+// WatchPeers calls changed whenever a peer becomes connected or loses its last
+// connection; it must not block. stop ends it.
+func (h *Host) WatchPeers(changed func(p peer.ID, connected bool)) (stop func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.watchID++
+	id := h.watchID
+	h.watchers[id] = changed
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.watchers, id)
+	}
+}
+
+func (h *Host) connected(n network.Network, c network.Conn) {
+	p := c.RemotePeer()
+	h.changes.notify()
+	h.mu.Lock()
+	if len(n.ConnsToPeer(p)) > 1 {
+		h.doubled[p] = struct{}{}
+	}
+	h.mu.Unlock()
+	h.tell(p, true)
+}
+
+func (h *Host) disconnected(n network.Network, c network.Conn) {
+	p := c.RemotePeer()
+	h.changes.notify()
+	if len(n.ConnsToPeer(p)) == 0 {
+		h.tell(p, false)
+	}
+}
+
+func (h *Host) tell(p peer.ID, connected bool) {
+	h.mu.Lock()
+	fs := make([]func(peer.ID, bool), 0, len(h.watchers))
+	for _, f := range h.watchers {
+		fs = append(fs, f)
+	}
+	h.mu.Unlock()
+	for _, f := range fs {
+		f(p, connected)
+	}
+}
+
+const (
+	reapEvery = 2 * time.Second
+	reapAfter = 5 * time.Second // both sides know both connections by then
+)
+
+// reap closes magic connections that another connection to the same peer has
+// made superfluous, once they carry no stream (PATH-4).
+func (h *Host) reap() {
+	tick := time.NewTicker(reapEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-h.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		h.mu.Lock()
+		peers := make([]peer.ID, 0, len(h.doubled))
+		for p := range h.doubled {
+			peers = append(peers, p)
+		}
+		h.mu.Unlock()
+		for _, p := range peers {
+			h.reapPeer(p)
+		}
+	}
+}
+
+func (h *Host) reapPeer(p peer.ID) {
+	best := h.bestConn(p)
+	left := 0
+	for _, c := range h.libp2p.Network().ConnsToPeer(p) {
+		if c == best || !isMagic(c) {
+			continue
+		}
+		if time.Since(c.Stat().Opened) < reapAfter || len(c.GetStreams()) > 0 {
+			left++
+			continue
+		}
+		_ = c.Close()
+	}
+	if left == 0 {
+		h.mu.Lock()
+		delete(h.doubled, p)
+		h.mu.Unlock()
+	}
+}

@@ -1,0 +1,54 @@
+package transport
+
+import (
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	circuit "github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
+)
+
+// resourceLimits are set explicitly: libp2p's defaults scale with the machine
+// and stop at a few hundred connections.
+func resourceLimits(relay bool) rcmgr.ConcreteLimitConfig {
+	conns, streams := 4096, 65536
+	if relay {
+		conns, streams = 32768, 262144
+	}
+	system := rcmgr.ResourceLimits{
+		Conns: rcmgr.LimitVal(conns), ConnsInbound: rcmgr.LimitVal(conns), ConnsOutbound: rcmgr.LimitVal(conns),
+		Streams: rcmgr.LimitVal(streams), StreamsInbound: rcmgr.LimitVal(streams), StreamsOutbound: rcmgr.LimitVal(streams),
+		FD: rcmgr.LimitVal(conns), Memory: 2 << 30,
+	}
+	transient := rcmgr.ResourceLimits{
+		Conns: rcmgr.LimitVal(conns / 4), ConnsInbound: rcmgr.LimitVal(conns / 4), ConnsOutbound: rcmgr.LimitVal(conns / 4),
+		Streams: rcmgr.LimitVal(streams / 4), StreamsInbound: rcmgr.LimitVal(streams / 4), StreamsOutbound: rcmgr.LimitVal(streams / 4),
+		FD: rcmgr.LimitVal(conns / 4), Memory: 512 << 20,
+	}
+	perPeer := rcmgr.ResourceLimits{
+		Conns: 16, ConnsInbound: 8, ConnsOutbound: 8,
+		Streams: 2048, StreamsInbound: 1024, StreamsOutbound: 1024,
+		FD: 8, Memory: 128 << 20,
+	}
+	perProtocol := rcmgr.ResourceLimits{
+		Streams: rcmgr.LimitVal(streams), StreamsInbound: rcmgr.LimitVal(streams), StreamsOutbound: rcmgr.LimitVal(streams),
+		Memory: 1 << 30,
+	}
+	return rcmgr.PartialLimitConfig{
+		System: system, Transient: transient,
+		PeerDefault: perPeer, ProtocolDefault: perProtocol, ProtocolPeerDefault: perPeer,
+		ServiceDefault: perProtocol, ServicePeerDefault: perPeer,
+		Conn:   rcmgr.ResourceLimits{Conns: 1, ConnsInbound: 1, ConnsOutbound: 1, FD: 1, Memory: 64 << 20, Streams: 2048, StreamsInbound: 1024, StreamsOutbound: 1024},
+		Stream: rcmgr.ResourceLimits{Streams: 1, StreamsInbound: 1, StreamsOutbound: 1, Memory: 32 << 20},
+	}.Build(rcmgr.InfiniteLimits)
+}
+
+// circuitLimits size the stock circuit relay that relays run beside their own:
+// no limit of time or data, but of numbers (PATH-31). libp2p's defaults allow
+// eight reservations per IPv4 address.
+func circuitLimits() []circuit.Option {
+	rc := circuit.DefaultResources()
+	rc.Limit = nil
+	rc.MaxReservations = 1024
+	rc.MaxCircuits = 64
+	rc.MaxReservationsPerIP = 256
+	rc.MaxReservationsPerASN = 1024
+	return []circuit.Option{circuit.WithResources(rc)}
+}

@@ -1,0 +1,329 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/alkdev/alknet-p2p/transport/discovery"
+	"github.com/alkdev/alknet-p2p/transport/magic"
+	"github.com/alkdev/alknet-p2p/transport/relay"
+)
+
+// RelayProtocol is the stream protocol spoken with relays (PATH-25).
+const RelayProtocol protocol.ID = "/alknet/relay"
+
+const maxKnown = 64 // relays this node may choose its homes from
+
+// links joins the pool of relay links with the host that dials them and the
+// socket that sends over them.
+type links struct {
+	h    *Host
+	pool *relay.Pool
+	live atomic.Pointer[[]relay.Key] // links that are up
+
+	mu       sync.Mutex
+	known    []relay.Key
+	observed map[relay.Key]string // where each relay sees this node
+}
+
+func newLinks(h *Host) *links {
+	l := &links{h: h, observed: make(map[relay.Key]string)}
+	l.live.Store(new([]relay.Key))
+	return l
+}
+
+// start makes the pool; the host can dial by now.
+func (l *links) start() {
+	l.pool = relay.NewPool(relay.PoolConfig{
+		Key:    l.h.key,
+		BootID: l.h.socket.Boot(),
+		Dial:   l.dial,
+		OnFrame: func(via, from relay.Key, kind relay.FrameType, _ byte, payload []byte) {
+			l.h.socket.Receive(via, from, kind, payload)
+		},
+		OnPeerGone: l.h.socket.PeerGone,
+		OnLink:     l.changed,
+		OnWelcome:  l.welcomed,
+		OnHomes:    func([]relay.Key) { l.h.publish() },
+		Logger:     l.h.log,
+	})
+}
+
+func (l *links) close() {
+	if l.pool != nil {
+		_ = l.pool.Close()
+	}
+}
+
+// Send implements socket.Relays.
+func (l *links) Send(via, to relay.Key, kind relay.FrameType, payload []byte) error {
+	return l.pool.Send(via, to, kind, 0, payload)
+}
+
+// Ensure implements socket.Relays.
+func (l *links) Ensure(ctx context.Context, via relay.Key) error { return l.pool.Foreign(ctx, via) }
+
+// Live implements socket.Relays.
+func (l *links) Live() []relay.Key { return *l.live.Load() }
+
+// add names relays to choose homes from.
+func (l *links) add(keys ...relay.Key) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before := len(l.known)
+	for _, k := range keys {
+		if len(l.known) < maxKnown && !slices.Contains(l.known, k) {
+			l.known = append(l.known, k)
+		}
+	}
+	if len(l.known) > before {
+		l.pool.SetKnown(slices.Clone(l.known))
+	}
+}
+
+// setLive notes which links are up.
+func (l *links) setLive(k relay.Key, up bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := slices.DeleteFunc(slices.Clone(*l.live.Load()), func(o relay.Key) bool { return o == k })
+	if up {
+		list = append(list, k)
+	} else {
+		delete(l.observed, k)
+	}
+	l.live.Store(&list)
+}
+
+// welcomed notes where the relay sees this node.
+func (l *links) welcomed(k relay.Key, w relay.Welcome) {
+	l.mu.Lock()
+	if w.Observed != "" {
+		l.observed[k] = w.Observed
+	}
+	l.mu.Unlock()
+	l.h.disc.LearnRelays(w.Records)
+}
+
+// seen lists where relays see this node.
+func (l *links) seen() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(maps.Values(l.observed))
+}
+
+// dial opens the relay's stream on a stock connection (PATH-5).
+func (l *links) dial(ctx context.Context, k relay.Key) (relay.Stream, error) {
+	p, err := magic.PeerID(k)
+	if err != nil {
+		return nil, err
+	}
+	c := l.h.stockConn(p)
+	if c == nil {
+		if c, err = l.h.stock(ctx, p, l.h.book.get(p)); err != nil {
+			return nil, err
+		}
+	}
+	l.h.libp2p.ConnManager().Protect(p, protectLink)
+	return openOn(ctx, c, RelayProtocol)
+}
+
+// changed hears of links made and lost.
+func (l *links) changed(k relay.Key, up bool, cause error) {
+	h := l.h
+	l.setLive(k, up)
+	if up {
+		h.log.Info("relay link up", "relay", k)
+		h.socket.LinkUp(k)
+		h.proveOnline(k)
+	} else {
+		h.log.Info("relay link down", "relay", k, "err", cause)
+		h.socket.LinkDown(k)
+		if p, err := magic.PeerID(k); err == nil {
+			h.libp2p.ConnManager().Unprotect(p, protectLink)
+			if errors.Is(cause, relay.ErrSilent) {
+				h.wg.Go(func() { h.dropStock(p) })
+			}
+		}
+	}
+	h.publish()
+}
+
+// dropStock closes connections that no longer answer, so that the next attempt
+// makes a new one.
+func (h *Host) dropStock(p peer.ID) {
+	for _, c := range h.libp2p.Network().ConnsToPeer(p) {
+		if !isMagic(c) {
+			_ = c.Close()
+		}
+	}
+}
+
+// learn adds relays to those this node may choose its homes from.
+func (h *Host) learn(relays []peer.AddrInfo) {
+	for _, r := range relays {
+		k, err := magic.KeyOf(r.ID)
+		if err != nil || r.ID == h.id || len(r.Addrs) == 0 {
+			continue
+		}
+		h.book.add(r.ID, r.Addrs)
+		h.links.add(k)
+	}
+}
+
+// startRelay serves others (PATH-25).
+func (h *Host) startRelay() {
+	cfg := relay.ServerConfig{Logger: h.log, Known: h.cfg.Relay.Known, RelayRecords: h.relayRecords}
+	switch r := h.cfg.Relay.Rate; {
+	case r > 0:
+		cfg.Rate = max(r/8, 1)
+	case r < 0:
+		cfg.Rate = relay.NoLimit
+	}
+	h.server = relay.NewServer(cfg)
+	h.libp2p.SetStreamHandler(RelayProtocol, func(s network.Stream) {
+		k, err := magic.KeyOf(s.Conn().RemotePeer())
+		if err != nil {
+			_ = s.Reset()
+			return
+		}
+		p := s.Conn().RemotePeer()
+		h.libp2p.ConnManager().Protect(p, protectLink)
+		defer h.libp2p.ConnManager().Unprotect(p, protectLink)
+		if err := h.server.Serve(h.ctx, s, k, s.Conn().RemoteMultiaddr().String()); err != nil {
+			h.log.Debug("relay client left", "peer", p, "err", err)
+		}
+	})
+}
+
+// relayRecords are the relays a Welcome tells of (PATH-30).
+func (h *Host) relayRecords() [][]byte { return h.disc.RelayRecords() }
+
+// startDiscovery enters the network by the tickets given.
+func (h *Host) startDiscovery(ctx context.Context) error {
+	var join []peer.AddrInfo
+	for _, t := range h.cfg.Join {
+		if t.Peer != h.id && len(t.Addrs) > 0 {
+			join = append(join, peer.AddrInfo{ID: t.Peer, Addrs: t.Addrs})
+		}
+		for _, r := range t.Relays {
+			if r.ID != h.id {
+				join = append(join, r)
+			}
+		}
+	}
+	var err error
+	h.disc, err = discovery.New(discovery.Config{
+		Host: h.libp2p, Key: h.priv, Network: h.cfg.Network, CacheDir: h.cfg.CacheDir,
+		Next: h.cfg.Next, Generation: h.cfg.Generation,
+		Relay: h.cfg.Relay != nil, DHTServer: h.cfg.Relay != nil, MDNS: !h.cfg.NoMDNS, Bootstrap: join,
+		Content: h.content, OwnRelays: h.homes, OpenStream: h.openAddr,
+		FoundRelays: h.learn, FoundPeer: func(p peer.AddrInfo) { h.book.add(p.ID, p.Addrs) },
+		Logger: h.log,
+	})
+	if err != nil {
+		return err
+	}
+	h.links.start()
+	if err := h.disc.Start(ctx); err != nil {
+		return fmt.Errorf("discovery: %w", err)
+	}
+	h.learn(join)
+	return nil
+}
+
+// content is what this node's address record says (PATH-37). A relay is dialled
+// at its own addresses; anybody else's are published on request only.
+func (h *Host) content() discovery.Content {
+	c := discovery.Content{Relays: h.homes()}
+	switch {
+	case h.cfg.Relay != nil:
+		c.Addrs = h.ownAddrs()
+	case h.cfg.PublishAddrs:
+		c.Addrs = publicOnly(h.ownAddrs())
+	}
+	return c
+}
+
+// openAddr opens a stream to a relay that is asked for addresses.
+func (h *Host) openAddr(ctx context.Context, p peer.ID) (network.Stream, error) {
+	c := h.stockConn(p)
+	if c == nil {
+		addrs := h.book.get(p)
+		if len(addrs) == 0 {
+			addrs = h.libp2p.Peerstore().Addrs(p)
+		}
+		var err error
+		if c, err = h.stock(ctx, p, addrs); err != nil {
+			return nil, err
+		}
+	}
+	return openOn(ctx, c, discovery.ProtocolID)
+}
+
+// homes are the relays where this node can be reached.
+func (h *Host) homes() []peer.AddrInfo {
+	var out []peer.AddrInfo
+	for _, home := range h.links.pool.Homes() {
+		if p, err := magic.PeerID(home.Key); err == nil && home.Home && home.Up {
+			out = append(out, peer.AddrInfo{ID: p, Addrs: h.book.get(p)})
+		}
+	}
+	return out
+}
+
+// publish renews the address record; its content is asked for later.
+func (h *Host) publish() {
+	if h.disc != nil {
+		h.disc.Changed()
+	}
+}
+
+// refresh looks a peer up again that has a connection but no path left.
+func (h *Host) refresh(k relay.Key) {
+	h.wg.Go(func() {
+		p, err := magic.PeerID(k)
+		if err != nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(h.ctx, openTimeout)
+		defer cancel()
+		h.find(ctx, p, func(via peer.ID) {
+			if vk, err := magic.KeyOf(via); err == nil {
+				h.wg.Go(func() { _ = h.socket.AddRelay(h.ctx, k, vk) })
+			}
+		})
+	})
+}
+
+// ownAddrs are addresses of this node that others may dial: public ones, or,
+// on a network without any, whatever there is.
+func (h *Host) ownAddrs() []ma.Multiaddr {
+	all := h.libp2p.Addrs()
+	if pub := publicOnly(all); len(pub) > 0 {
+		return pub
+	}
+	var lan, loop []ma.Multiaddr
+	for _, a := range all {
+		switch {
+		case discovery.CheckAddr(a) != nil:
+		case isLoopback(a):
+			loop = append(loop, a)
+		default:
+			lan = append(lan, a)
+		}
+	}
+	if len(lan) > 0 {
+		return lan
+	}
+	return loop
+}

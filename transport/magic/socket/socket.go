@@ -1,0 +1,659 @@
+// Package socket is the magic socket: a net.PacketConn whose packets go to
+// peers, not to addresses.
+//
+// QUIC runs over it as over any UDP socket. It sends to a virtual address that
+// stands for a node key (PATH-2) and never learns where the packet really
+// went: over a relay that forwards by key, or over a validated direct path.
+// Paths come and go beneath; the QUIC connection above stays. The package
+// knows nothing of libp2p and opens no connection itself: links to relays are
+// lent to it.
+package socket
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/alkdev/alknet-p2p/transport/magic/disco"
+	"github.com/alkdev/alknet-p2p/transport/magic/path"
+	"github.com/alkdev/alknet-p2p/transport/relay"
+)
+
+// Limits of what strangers can make the socket hold (PATH-9, PATH-14).
+const (
+	MaxPacket       = 1232 // bytes of one packet, either direction
+	maxUnproven     = 1024 // peers known by a box only, without a QUIC connection
+	maxUnprovenEach = 64   // of those, first heard over one relay
+	newKeysPerRelay = 200  // boxes of unknown keys opened per second and relay
+	queueLen        = 2048 // packets waiting for ReadFrom
+	coldAfter       = 60 * time.Second
+	loopEvery       = time.Second
+	virtualPort     = 4242
+)
+
+// Relays lends the socket its links to relays. All methods are safe for
+// concurrent use and return at once, except Ensure.
+type Relays interface {
+	// Send hands a packet for to to the relay; it takes a copy. It fails when
+	// no link to that relay is up.
+	Send(via, to relay.Key, kind relay.FrameType, payload []byte) error
+	// Ensure returns once a link to the relay is up, opening one if needed.
+	Ensure(ctx context.Context, via relay.Key) error
+	// Live lists the relays whose links are up, homes first.
+	Live() []relay.Key
+}
+
+// Config of a Socket. Key and Relays are required.
+type Config struct {
+	// Key is the node key.
+	Key ed25519.PrivateKey
+	// Relays carry packets to peers.
+	Relays Relays
+	// Events, when set, hears of every change of a peer's paths. It must not
+	// block and must not call the Socket.
+	Events func(peer relay.Key, ev path.Event)
+	// Refresh, when set, is told that a peer with a connection has no path
+	// left, at most every few seconds for one peer. It must not block.
+	Refresh func(peer relay.Key)
+	// Logger is silent when nil.
+	Logger *slog.Logger
+}
+
+// Stats counts what the socket refused or dropped.
+type Stats struct {
+	BadBox       uint64 `json:"bad_box"`       // disco packets that did not open
+	RateLimited  uint64 `json:"rate_limited"`  // boxes of new keys over the limit
+	Unproven     uint64 `json:"unproven"`      // QUIC packets before a valid box (PATH-8)
+	Replayed     uint64 `json:"replayed"`      // pings seen before or of an old boot
+	QueueFull    uint64 `json:"queue_full"`    // packets QUIC was too slow to read
+	NoPath       uint64 `json:"no_path"`       // packets sent while there was no way
+	TooLarge     uint64 `json:"too_large"`     // packets over MaxPacket
+	UnknownPongs uint64 `json:"unknown_pongs"` // pongs to no ping of ours
+}
+
+// Socket is a net.PacketConn over peers. All methods are safe for concurrent
+// use. Close ends every goroutine it started.
+type Socket struct {
+	cfg  Config
+	self relay.Key
+	id   *disco.Identity
+	boot disco.BootID
+	log  *slog.Logger
+	base time.Time
+
+	byKey  sync.Map // relay.Key → *peer
+	byAddr sync.Map // netip.Addr → *peer
+
+	mu       sync.Mutex // creation and removal of peers, limiters
+	unproven map[relay.Key]map[relay.Key]*peer
+	limiters map[relay.Key]*rate.Limiter
+	loops    map[[16]byte]chan struct{} // packets to ourselves under way
+	closed   bool
+
+	queue    chan packet
+	buffers  sync.Pool
+	deadline deadline
+	done     chan struct{}
+	wg       sync.WaitGroup
+
+	stats struct {
+		badBox, rateLimited, unproven, replayed, queueFull, noPath, tooLarge, unknownPongs atomic.Uint64
+	}
+}
+
+type packet struct {
+	buf  *[MaxPacket]byte
+	n    int
+	from *net.UDPAddr
+}
+
+// New makes a socket. It starts nothing until packets flow.
+func New(cfg Config) (*Socket, error) {
+	if len(cfg.Key) != ed25519.PrivateKeySize {
+		return nil, errors.New("magic socket: no node key")
+	}
+	if cfg.Relays == nil {
+		return nil, errors.New("magic socket: no relays")
+	}
+	id, err := disco.NewIdentity(cfg.Key)
+	if err != nil {
+		return nil, fmt.Errorf("magic socket: %w", err)
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Socket{
+		cfg:      cfg,
+		id:       id,
+		boot:     disco.NewBootID(time.Now()),
+		log:      cfg.Logger,
+		base:     time.Now().Add(-time.Hour), // so that no moment is zero
+		unproven: make(map[relay.Key]map[relay.Key]*peer),
+		limiters: make(map[relay.Key]*rate.Limiter),
+		loops:    make(map[[16]byte]chan struct{}),
+		queue:    make(chan packet, queueLen),
+		done:     make(chan struct{}),
+	}
+	copy(s.self[:], cfg.Key.Public().(ed25519.PublicKey))
+	s.buffers.New = func() any { return new([MaxPacket]byte) }
+	s.deadline.init()
+	return s, nil
+}
+
+// Boot names this start of the node: a later one is greater (PATH-11).
+func (s *Socket) Boot() [16]byte { return s.boot }
+
+// VirtualAddr is the address by which QUIC knows the peer with the key:
+// fd followed by 120 bits of the key's SHA-256 (PATH-2). It never leaves the
+// process.
+func VirtualAddr(k relay.Key) netip.AddrPort {
+	sum := sha256.Sum256(k[:])
+	var a [16]byte
+	a[0] = 0xfd
+	copy(a[1:], sum[:15])
+	return netip.AddrPortFrom(netip.AddrFrom16(a), virtualPort)
+}
+
+// Path tells how packets reach the peer now; ok is false while no path has
+// answered.
+func (s *Socket) Path(k relay.Key) (id path.ID, rtt time.Duration, since time.Time, ok bool) {
+	p := s.peer(k)
+	if p == nil {
+		return path.ID{}, 0, time.Time{}, false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	id, _, rtt, since, ok = p.machine.Best()
+	return id, rtt, since, ok
+}
+
+// Stats returns the counters.
+func (s *Socket) Stats() Stats {
+	return Stats{
+		BadBox:       s.stats.badBox.Load(),
+		RateLimited:  s.stats.rateLimited.Load(),
+		Unproven:     s.stats.unproven.Load(),
+		Replayed:     s.stats.replayed.Load(),
+		QueueFull:    s.stats.queueFull.Load(),
+		NoPath:       s.stats.noPath.Load(),
+		TooLarge:     s.stats.tooLarge.Load(),
+		UnknownPongs: s.stats.unknownPongs.Load(),
+	}
+}
+
+// Dial prepares the way to a peer and keeps it until release is called: the
+// peer is not forgotten meanwhile. Every relay whose link is up is tried at
+// once, since peers often share one; AddRelay adds those the peer names.
+func (s *Socket) Dial(k relay.Key) (addr *net.UDPAddr, release func(), err error) {
+	if k == s.self {
+		return nil, nil, errors.New("magic socket: that is this node's own key")
+	}
+	p, err := s.obtain(k, relay.Key{})
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, via := range s.cfg.Relays.Live() {
+		if via != k {
+			s.found(p, via)
+		}
+	}
+	return p.addr, p.unpin, nil
+}
+
+// Pin keeps a peer that has a QUIC connection; it fails for an address the
+// socket never gave out.
+func (s *Socket) Pin(addr net.Addr) (k relay.Key, release func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.byVirtual(addr)
+	if p == nil {
+		return relay.Key{}, nil, errors.New("magic socket: unknown peer address")
+	}
+	p.pin()
+	return p.key, p.unpin, nil
+}
+
+// AddRelay names a relay over which the peer may be reached and waits until a
+// link to it is up, or ctx ends.
+func (s *Socket) AddRelay(ctx context.Context, k, via relay.Key) error {
+	if via == k || via == s.self {
+		return errors.New("magic socket: a relay is no path to itself")
+	}
+	p := s.peer(k)
+	if p == nil {
+		return errors.New("magic socket: peer not dialled")
+	}
+	if err := s.cfg.Relays.Ensure(ctx, via); err != nil {
+		return fmt.Errorf("link to relay %s: %w", via, err)
+	}
+	s.found(p, via)
+	return nil
+}
+
+// WaitRoute returns once packets to the peer have a way to go.
+func (s *Socket) WaitRoute(ctx context.Context, k relay.Key) error {
+	p := s.peer(k)
+	if p == nil {
+		return errors.New("magic socket: peer not dialled")
+	}
+	for {
+		p.mu.Lock()
+		usable, changed := p.machine.Usable(), p.changed
+		p.mu.Unlock()
+		if usable {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-s.done:
+			return net.ErrClosed
+		}
+	}
+}
+
+// Loop sends this node a packet over the relay and returns once it came back:
+// whoever sends here is heard (PATH-35).
+func (s *Socket) Loop(ctx context.Context, via relay.Key) error {
+	var token [16]byte
+	rand.Read(token[:])
+	back := make(chan struct{})
+	s.mu.Lock()
+	s.loops[token] = back
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.loops, token)
+		s.mu.Unlock()
+	}()
+	tick := time.NewTicker(loopEvery)
+	defer tick.Stop()
+	for {
+		if err := s.cfg.Relays.Send(via, s.self, relay.FrameDisco, token[:]); err != nil {
+			return fmt.Errorf("send over relay %s: %w", via, err)
+		}
+		select {
+		case <-back:
+			return nil
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-s.done:
+			return net.ErrClosed
+		}
+	}
+}
+
+// looped takes what came from this node itself.
+func (s *Socket) looped(payload []byte) {
+	if len(payload) != 16 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if back, ok := s.loops[[16]byte(payload)]; ok {
+		close(back)
+		delete(s.loops, [16]byte(payload))
+	}
+}
+
+// Hopeless tells that no path to the peer is left to wait for.
+func (s *Socket) Hopeless(k relay.Key) bool {
+	p := s.peer(k)
+	if p == nil {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.machine.Usable()
+}
+
+// LinkUp tells that a link to the relay was made. Peers last reached over it
+// are tried again.
+func (s *Socket) LinkUp(via relay.Key) {
+	id := path.ID{Relay: via}
+	s.byKey.Range(func(_, v any) bool {
+		p := v.(*peer)
+		if p.pinned() || p.active(s.now()) {
+			p.mu.Lock()
+			if p.machine.State(id) != path.Unknown {
+				p.machine.Found(s.time(s.now()), id, true)
+				p.apply()
+			}
+			p.mu.Unlock()
+			p.wake()
+		}
+		return true
+	})
+}
+
+// LinkDown tells that the link to the relay is gone.
+func (s *Socket) LinkDown(via relay.Key) {
+	id := path.ID{Relay: via}
+	s.byKey.Range(func(_, v any) bool {
+		p := v.(*peer)
+		p.disprove(via)
+		p.lost(id, "relay link down", false)
+		return true
+	})
+}
+
+// PeerGone tells that the relay does not know the peer.
+func (s *Socket) PeerGone(via, k relay.Key) {
+	if p := s.peer(k); p != nil {
+		p.disprove(via)
+		p.lost(path.ID{Relay: via}, "peer not at this relay", true)
+	}
+}
+
+// Receive takes a frame that a relay forwarded from a peer. payload is only
+// read during the call.
+func (s *Socket) Receive(via, from relay.Key, kind relay.FrameType, payload []byte) {
+	if from == s.self {
+		s.looped(payload)
+		return
+	}
+	switch kind {
+	case relay.FrameData:
+		s.receiveData(via, from, payload)
+	case relay.FrameDisco:
+		s.receiveDisco(via, from, payload)
+	}
+}
+
+func (s *Socket) receiveData(via, from relay.Key, payload []byte) {
+	p := s.peer(from)
+	if p == nil || !p.isProven(via) { // PATH-8
+		s.stats.unproven.Add(1)
+		return
+	}
+	if len(payload) > MaxPacket {
+		s.stats.tooLarge.Add(1)
+		return
+	}
+	p.heard(s.now())
+	buf := s.buffers.Get().(*[MaxPacket]byte)
+	n := copy(buf[:], payload)
+	select {
+	case s.queue <- packet{buf, n, p.addr}:
+	default:
+		s.buffers.Put(buf)
+		s.stats.queueFull.Add(1)
+	}
+}
+
+func (s *Socket) receiveDisco(via, from relay.Key, payload []byte) {
+	p := s.peer(from)
+	if p == nil && !s.allowNew(via) {
+		s.stats.rateLimited.Add(1)
+		return
+	}
+	msg, err := s.id.Open(from, payload)
+	if err != nil {
+		s.stats.badBox.Add(1)
+		return
+	}
+	if p == nil {
+		if p, err = s.obtain(from, via); err != nil {
+			s.stats.rateLimited.Add(1)
+			return
+		}
+	}
+	switch m := msg.(type) {
+	case disco.Ping:
+		if !p.fresh(m) {
+			s.stats.replayed.Add(1)
+			return
+		}
+		p.prove(via)
+		p.heard(s.now())
+		s.sendDisco(path.ID{Relay: via}, p.key, disco.Pong{TxID: m.TxID, BootID: s.boot})
+		s.found(p, via)
+	case disco.Pong:
+		p.prove(via)
+		p.heard(s.now())
+		if !p.pong(path.ID{Relay: via}, m) {
+			s.stats.unknownPongs.Add(1)
+		}
+	}
+}
+
+// ReadFrom implements net.PacketConn.
+func (s *Socket) ReadFrom(b []byte) (int, net.Addr, error) {
+	select { // a deadline that has passed wins
+	case <-s.deadline.wait():
+		return 0, nil, errTimeout{}
+	default:
+	}
+	select {
+	case pkt := <-s.queue:
+		n := copy(b, pkt.buf[:pkt.n])
+		s.buffers.Put(pkt.buf)
+		return n, pkt.from, nil
+	case <-s.deadline.wait():
+		return 0, nil, errTimeout{}
+	case <-s.done:
+		return 0, nil, net.ErrClosed
+	}
+}
+
+// WriteTo implements net.PacketConn. A packet that has no way to go is
+// dropped, as on any network.
+func (s *Socket) WriteTo(b []byte, addr net.Addr) (int, error) {
+	p := s.byVirtual(addr)
+	if p == nil || len(b) > MaxPacket {
+		s.stats.noPath.Add(1)
+		return len(b), nil
+	}
+	p.send(b)
+	return len(b), nil
+}
+
+// Close ends the socket; pending reads fail with net.ErrClosed.
+func (s *Socket) Close() error {
+	s.mu.Lock()
+	if !s.closed {
+		s.closed = true
+		close(s.done)
+	}
+	s.mu.Unlock()
+	s.wg.Wait()
+	return nil
+}
+
+// LocalAddr is this node's own virtual address.
+func (s *Socket) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(VirtualAddr(s.self)) }
+
+// SetDeadline implements net.PacketConn; writes never block.
+func (s *Socket) SetDeadline(t time.Time) error { return s.SetReadDeadline(t) }
+
+// SetReadDeadline implements net.PacketConn; it wakes a pending ReadFrom.
+func (s *Socket) SetReadDeadline(t time.Time) error {
+	s.deadline.set(t)
+	return nil
+}
+
+// SetWriteDeadline implements net.PacketConn; writes never block.
+func (s *Socket) SetWriteDeadline(time.Time) error { return nil }
+
+// SetReadBuffer and SetWriteBuffer exist for QUIC, which asks any socket for
+// larger kernel buffers; there are none here.
+func (s *Socket) SetReadBuffer(int) error { return nil }
+
+// SetWriteBuffer does nothing; see SetReadBuffer.
+func (s *Socket) SetWriteBuffer(int) error { return nil }
+
+// now is the monotonic time since base, never zero.
+func (s *Socket) now() int64 { return int64(time.Since(s.base)) }
+
+// time converts what now returned; zero stays zero.
+func (s *Socket) time(t int64) time.Time {
+	if t == 0 {
+		return time.Time{}
+	}
+	return s.base.Add(time.Duration(t))
+}
+
+func (s *Socket) peer(k relay.Key) *peer {
+	if v, ok := s.byKey.Load(k); ok {
+		return v.(*peer)
+	}
+	return nil
+}
+
+func (s *Socket) byVirtual(addr net.Addr) *peer {
+	ua, ok := addr.(*net.UDPAddr)
+	if !ok {
+		return nil
+	}
+	ip, ok := netip.AddrFromSlice(ua.IP)
+	if !ok {
+		return nil
+	}
+	if v, ok := s.byAddr.Load(ip); ok {
+		return v.(*peer)
+	}
+	return nil
+}
+
+// found adds the relay to the ways to p.
+func (s *Socket) found(p *peer, via relay.Key) {
+	p.mu.Lock()
+	p.machine.Found(s.time(s.now()), path.ID{Relay: via}, false)
+	p.apply()
+	p.mu.Unlock()
+	p.wake()
+}
+
+// allowNew admits the first box of an unknown key before any curve is
+// computed (PATH-14).
+func (s *Socket) allowNew(via relay.Key) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.limiters[via]
+	if l == nil {
+		if len(s.limiters) >= 256 {
+			clear(s.limiters)
+		}
+		l = rate.NewLimiter(newKeysPerRelay, newKeysPerRelay)
+		s.limiters[via] = l
+	}
+	return l.Allow()
+}
+
+// obtain finds or makes the peer. One first heard over a relay counts as
+// unproven there until it has a connection; one that we dial, when via is
+// zero, is pinned.
+func (s *Socket) obtain(k, via relay.Key) (*peer, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, net.ErrClosed
+	}
+	dialled := via == (relay.Key{})
+	if p := s.peer(k); p != nil {
+		if dialled {
+			p.pin()
+		}
+		return p, nil
+	}
+	if !dialled && !s.roomFor(via) {
+		return nil, errors.New("magic socket: too many unproven peers")
+	}
+	p := newPeer(s, k)
+	if dialled {
+		p.pin()
+	} else {
+		if s.unproven[via] == nil {
+			s.unproven[via] = make(map[relay.Key]*peer)
+		}
+		s.unproven[via][k] = p
+	}
+	s.byKey.Store(k, p)
+	s.byAddr.Store(p.addr.AddrPort().Addr(), p)
+	return p, nil
+}
+
+// roomFor makes room for one more unproven peer over the relay, forgetting
+// the one idle longest; those with a connection are never forgotten.
+func (s *Socket) roomFor(via relay.Key) bool {
+	total := 0
+	for r, peers := range s.unproven {
+		for k, p := range peers {
+			if p.pinned() {
+				delete(peers, k)
+			}
+		}
+		if len(peers) == 0 {
+			delete(s.unproven, r)
+		}
+		total += len(peers)
+	}
+	if total < maxUnproven && len(s.unproven[via]) < maxUnprovenEach {
+		return true
+	}
+	from := s.unproven[via]
+	if len(from) == 0 { // others fill the table: they yield
+		for _, peers := range s.unproven {
+			if len(peers) > len(from) {
+				from = peers
+			}
+		}
+	}
+	var oldest *peer
+	for _, p := range from {
+		if oldest == nil || p.lastRecv.Load() < oldest.lastRecv.Load() {
+			oldest = p
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	delete(from, oldest.key)
+	s.forget(oldest)
+	return true
+}
+
+// forgetCold drops a peer without connection from which nothing came, and to
+// which nothing went, for a while.
+func (s *Socket) forgetCold(p *peer) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.pinned() || s.peer(p.key) != p {
+		return false
+	}
+	for _, peers := range s.unproven {
+		if peers[p.key] == p {
+			delete(peers, p.key)
+		}
+	}
+	s.forget(p)
+	return true
+}
+
+// forget drops a peer that has no connection. The caller holds s.mu.
+func (s *Socket) forget(p *peer) {
+	s.byKey.Delete(p.key)
+	s.byAddr.Delete(p.addr.AddrPort().Addr())
+	close(p.gone)
+}
+
+func (s *Socket) sendDisco(id path.ID, to relay.Key, msg disco.Message) {
+	box, err := s.id.Seal(nil, to, msg)
+	if err != nil {
+		return
+	}
+	_ = s.cfg.Relays.Send(id.Relay, to, relay.FrameDisco, box) // a lost ping is a miss
+}
