@@ -273,9 +273,13 @@ func (s *state) ed25519(path Path, indices []uint32) (*DerivedKey, error) {
 	if s.cache.size < 1 {
 		return key, nil
 	}
-	s.cache.put(id, key)
+	cached, err := key.clone()
+	if err != nil {
+		return nil, err
+	}
+	s.cache.put(id, cached)
 	s.scheduleSweep()
-	return key.clone()
+	return key, nil
 }
 
 // scheduleSweep sets the timer for the next key that expires, unless one is
