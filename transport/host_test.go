@@ -16,7 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/alkdev/alknet-p2p/transport"
-	"github.com/alkdev/alknet-p2p/transport/discovery"
+	"github.com/alkdev/alknet-p2p/transport/magic"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -105,4 +105,130 @@ func TestDialByKeyOverRelay(t *testing.T) {
 	echo(t, a, b)
 }
 
-var _ = discovery.MaxRelays
+// Nobody knows the key: an error, soon, that says so.
+func TestUnknownKeyIsUnreachable(t *testing.T) {
+	relay := newRelay(t)
+	a := newHost(t, joining(t, relay))
+	require.NoError(t, a.Online(within(t, 10*time.Second)))
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	require.NoError(t, err)
+	stranger, err := transport.New(transport.Config{Key: key})
+	require.NoError(t, err)
+	err = a.Connect(within(t, 25*time.Second), stranger.ID())
+	require.ErrorIs(t, err, transport.ErrUnreachable)
+}
+
+// A relay is dialled at its own addresses, by a stock transport (PATH-5); a
+// host that publishes nothing is reached there by a ticket.
+func TestDirectWhereASideIsPublic(t *testing.T) {
+	relay := newRelay(t)
+	a := newHost(t, joining(t, relay))
+	require.NoError(t, a.Online(within(t, 10*time.Second)))
+	echo(t, a, relay)
+	require.Equal(t, transport.PathDirect, a.Path(relay.ID()).Kind)
+	echo(t, relay, a) // over the same link
+	require.Equal(t, transport.PathDirect, relay.Path(a.ID()).Kind)
+
+	open := newHost(t, nil) // no relay, listens on loopback
+	ticket, err := open.Ticket()
+	require.NoError(t, err)
+	require.NotEmpty(t, ticket.Addrs)
+	a.AddTicket(ticket)
+	echo(t, a, open)
+	require.Equal(t, transport.PathDirect, a.Path(open.ID()).Kind)
+}
+
+// The relay a connection runs over dies: it goes on over the other home
+// (PATH-28, PATH-29), the open stream included.
+func TestTwoHomesOneDies(t *testing.T) {
+	one, two := newRelay(t), newRelay(t)
+	a := newHost(t, joining(t, one, two))
+	b := newHost(t, joining(t, one, two))
+	homes := func(h *transport.Host) int {
+		n := 0
+		for _, r := range h.Status().Relays {
+			if r.Home && r.Up {
+				n++
+			}
+		}
+		return n
+	}
+	require.Eventually(t, func() bool { return homes(a) == 2 && homes(b) == 2 }, 10*time.Second, 10*time.Millisecond)
+	s, err := b.OpenStream(within(t, 10*time.Second), a.ID(), echoID)
+	require.NoError(t, err)
+	say := func(text string) {
+		t.Helper()
+		_, err := s.Write([]byte(text))
+		require.NoError(t, err)
+		require.NoError(t, s.SetReadDeadline(time.Now().Add(5*time.Second)))
+		got := make([]byte, len(text))
+		_, err = io.ReadFull(s, got)
+		require.NoError(t, err)
+		require.Equal(t, text, string(got))
+	}
+	say("before")
+	events, stop := b.PathEvents(a.ID())
+	defer stop()
+	victim, other := one, two
+	if b.Path(a.ID()).Relay == two.ID() {
+		victim, other = two, one
+	}
+	require.NoError(t, victim.Close())
+	say("after")
+	require.Equal(t, other.ID(), b.Path(a.ID()).Relay)
+	moved := false
+	for !moved {
+		select {
+		case ev := <-events:
+			moved = ev.What == "selected" && ev.Path.Relay == other.ID()
+		case <-time.After(5 * time.Second):
+			t.Fatal("no event of the new path")
+		}
+	}
+}
+
+// Both sides dial at once: afterwards there is one magic connection, the same
+// on both sides (PATH-4).
+func TestPATH4BothDialAtOnce(t *testing.T) {
+	relay := newRelay(t)
+	a := newHost(t, joining(t, relay))
+	b := newHost(t, joining(t, relay))
+	require.NoError(t, a.Online(within(t, 10*time.Second)))
+	require.NoError(t, b.Online(within(t, 10*time.Second)))
+	done := make(chan error, 2)
+	go func() { done <- a.Connect(within(t, 10*time.Second), b.ID()) }()
+	go func() { done <- b.Connect(within(t, 10*time.Second), a.ID()) }()
+	require.NoError(t, <-done)
+	require.NoError(t, <-done)
+	echo(t, a, b)
+	echo(t, b, a)
+	require.Eventually(t, func() bool {
+		return len(a.Libp2p().Network().ConnsToPeer(b.ID())) == 1 && len(b.Libp2p().Network().ConnsToPeer(a.ID())) == 1
+	}, 20*time.Second, 50*time.Millisecond)
+	echo(t, a, b)
+	echo(t, b, a)
+}
+
+// PATH-1: no address of the magic transport is advertised, signed or kept.
+func TestPATH1AddressNeverLeaves(t *testing.T) {
+	relay := newRelay(t)
+	a := newHost(t, joining(t, relay))
+	b := newHost(t, joining(t, relay))
+	require.NoError(t, a.Online(within(t, 10*time.Second)))
+	echo(t, b, a)
+	for _, h := range []*transport.Host{a, b, relay} {
+		for _, addr := range h.Libp2p().Addrs() {
+			require.False(t, magic.IsAddr(addr), "advertised")
+		}
+		for _, p := range h.Libp2p().Peerstore().Peers() {
+			for _, addr := range h.Libp2p().Peerstore().Addrs(p) {
+				require.False(t, magic.IsAddr(addr), "%s kept for %s", addr, p)
+			}
+		}
+		ticket, err := h.Ticket()
+		require.NoError(t, err)
+		for _, addr := range ticket.Addrs {
+			require.False(t, magic.IsAddr(addr), "in a ticket")
+		}
+	}
+}
