@@ -1,0 +1,158 @@
+package disco_test
+
+import (
+	"bytes"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/alkdev/alknet-p2p/transport/magic/disco"
+	"github.com/stretchr/testify/require"
+)
+
+var (
+	v4 = netip.MustParseAddrPort("198.51.100.7:4242")
+	v6 = netip.MustParseAddrPort("[2001:db8::7]:4242")
+)
+
+// samples are one message of every type, and the extremes of each.
+func samples() map[string]disco.Message {
+	tx := disco.TxID{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}
+	boot := disco.BootID{5: 0x01, 6: 0x80, 15: 0xff}
+	full := disco.CallMeMaybe{}
+	for i := range disco.MaxAddrs {
+		full.Addrs = append(full.Addrs, netip.AddrPortFrom(v4.Addr(), uint16(i+1)))
+	}
+	for i := range disco.MaxHomes {
+		full.Homes = append(full.Homes, [32]byte{byte(i)})
+	}
+	return map[string]disco.Message{
+		"ping":                   disco.Ping{TxID: tx, BootID: boot},
+		"padded ping":            disco.Ping{TxID: tx, BootID: boot, Padding: 7},
+		"pong":                   disco.Pong{TxID: tx, BootID: boot, Observed: v4},
+		"pong over a relay":      disco.Pong{TxID: tx, BootID: boot},
+		"call-me-maybe":          disco.CallMeMaybe{Addrs: []netip.AddrPort{v4, v6}, Homes: [][32]byte{{1}, {2}}},
+		"empty call-me-maybe":    disco.CallMeMaybe{},
+		"full call-me-maybe":     full,
+		"path gone":              disco.PathGone{Addr: v6},
+		"path gone, all of them": disco.PathGone{},
+		"hello":                  disco.Hello{BootID: boot},
+	}
+}
+
+func TestMessagesReturn(t *testing.T) {
+	for name, m := range samples() {
+		raw, err := disco.AppendMessage(nil, m)
+		require.NoError(t, err, name)
+		back, err := disco.ParseMessage(raw)
+		require.NoError(t, err, name)
+		require.Equal(t, m, back, name)
+		for n := range len(raw) {
+			if _, err := disco.ParseMessage(raw[:n]); err == nil {
+				_, ping := m.(disco.Ping)
+				require.True(t, ping && n >= 29, "%s cut to %d bytes is taken", name, n)
+			}
+		}
+		if _, ping := m.(disco.Ping); !ping {
+			_, err = disco.ParseMessage(append(raw, 0))
+			require.ErrorIs(t, err, disco.ErrMalformed, name)
+		}
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	addr := func(a string) []byte {
+		ap := netip.MustParseAddrPort(a)
+		ip := ap.Addr().As16()
+		return append(ip[:], byte(ap.Port()>>8), byte(ap.Port()))
+	}
+	gone := func(a string) []byte { return append([]byte{4}, addr(a)...) }
+	for name, raw := range map[string][]byte{
+		"nothing":             {},
+		"type zero":           {0},
+		"unknown type":        {6},
+		"padding of ones":     append(append([]byte{1}, make([]byte, 28)...), 1),
+		"port zero":           gone("198.51.100.7:0"),
+		"multicast":           gone("224.0.0.1:5353"),
+		"multicast IPv6":      gone("[ff02::fb]:5353"),
+		"broadcast":           gone("255.255.255.255:1"),
+		"unspecified":         gone("0.0.0.0:1"),
+		"unspecified IPv6":    gone("[::]:1"),
+		"17 addresses":        append(append([]byte{3, 17}, bytes.Repeat(addr("198.51.100.7:1"), 17)...), 0),
+		"5 homes":             append([]byte{3, 0, 5}, make([]byte, 5*32)...),
+		"255 addresses, none": {3, 255},
+	} {
+		_, err := disco.ParseMessage(raw)
+		require.ErrorIs(t, err, disco.ErrMalformed, name)
+	}
+}
+
+func TestAppendRefuses(t *testing.T) {
+	zone := netip.AddrPortFrom(netip.MustParseAddr("fe80::1%eth0"), 1)
+	for name, m := range map[string]disco.Message{
+		"too many addresses": disco.CallMeMaybe{Addrs: make([]netip.AddrPort, disco.MaxAddrs+1)},
+		"too many homes":     disco.CallMeMaybe{Homes: make([][32]byte, disco.MaxHomes+1)},
+		"no address":         disco.CallMeMaybe{Addrs: make([]netip.AddrPort, 1)},
+		"zone":               disco.PathGone{Addr: zone},
+		"negative padding":   disco.Ping{Padding: -1},
+		"huge padding":       disco.Ping{Padding: disco.MaxPacket + 1},
+	} {
+		_, err := disco.AppendMessage(nil, m)
+		require.ErrorIs(t, err, disco.ErrMalformed, name)
+	}
+}
+
+func FuzzParseMessage(f *testing.F) {
+	for _, m := range samples() {
+		raw, err := disco.AppendMessage(nil, m)
+		require.NoError(f, err)
+		f.Add(raw)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		m, err := disco.ParseMessage(raw)
+		if err != nil {
+			return
+		}
+		back, err := disco.AppendMessage(nil, m)
+		if len(raw) > disco.MaxPacket && err != nil {
+			return // padding no packet could hold
+		}
+		require.NoError(t, err)
+		require.Equal(t, raw, back)
+	})
+}
+
+// PATH-11
+func TestPATH11Window(t *testing.T) {
+	var w disco.Window
+	tx := func(i int) disco.TxID { return disco.TxID{byte(i), byte(i >> 8), byte(i >> 16)} }
+	for i := range 3000 {
+		require.True(t, w.Add(tx(i)))
+		require.False(t, w.Add(tx(i)), "seen at once again")
+	}
+	for i := 3000 - 1024; i < 3000; i++ {
+		require.False(t, w.Add(tx(i)), "%d is within the window", i)
+	}
+	require.True(t, w.Add(tx(3000-1025)), "fell out of the window")
+}
+
+// PATH-11
+func TestPATH11Boots(t *testing.T) {
+	now := time.UnixMilli(1_700_000_000_000)
+	first, second, third := disco.NewBootID(now), disco.NewBootID(now.Add(time.Millisecond)), disco.NewBootID(now.Add(time.Hour))
+	require.True(t, first.Before(second))
+	require.False(t, second.Before(first))
+	require.False(t, first.Before(first))
+
+	var b disco.Boots
+	require.Equal(t, disco.BootStale, b.Check(disco.BootID{}, false))
+	require.Equal(t, disco.BootCurrent, b.Check(second, false))
+	require.Equal(t, disco.BootCurrent, b.Check(second, true))
+	require.Equal(t, disco.BootStale, b.Check(first, false))
+	require.Equal(t, disco.BootStale, b.Check(first, true))
+	require.Equal(t, disco.BootUnproven, b.Check(third, false), "may be a recording")
+	require.Equal(t, disco.BootCurrent, b.Check(second, false), "so nothing followed")
+	require.Equal(t, disco.BootRestarted, b.Check(third, true))
+	require.Equal(t, disco.BootStale, b.Check(second, true))
+	require.Equal(t, disco.BootCurrent, b.Check(disco.BootID{}, true))
+}
