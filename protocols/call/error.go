@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	gojson "github.com/go-json-experiment/json"
-
 	"github.com/alkdev/alknet-p2p/protocols"
 )
 
@@ -104,15 +102,14 @@ func Errorf(code Code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...), Retryable: code == CodeTimeout}
 }
 
-// WithDetails returns a copy of e with v, encoded as JSON, as its details. It
-// panics when v cannot be encoded, which is a mistake in the program.
+// WithDetails returns a copy of e with v, encoded as JSON, as its details; a
+// value that cannot be encoded is left out.
 func (e *Error) WithDetails(v any) *Error {
-	b, err := gojson.Marshal(v)
-	if err != nil {
-		panic(fmt.Sprintf("call: details of %s: %v", e.Code, err))
-	}
 	c := *e
-	c.Details = b
+	c.Details = nil
+	if b, err := encode(v); err == nil {
+		c.Details = b
+	}
 	return &c
 }
 

@@ -243,8 +243,9 @@ func (e *entry) checkInput(input json.RawMessage) *Error {
 	return Errorf(CodeInvalidInput, "input does not match the schema: %s", list[0].text()).WithDetails(list)
 }
 
-// encode turns a handler's value into JSON. Raw values go through byte for
-// byte once they are known to be JSON.
+// encode turns a Go value into JSON. Raw values go through byte for byte once
+// they are known to be JSON; bytes of a string that are not UTF-8 become
+// U+FFFD.
 func encode(v any) (json.RawMessage, error) {
 	switch raw := v.(type) {
 	case json.RawMessage:
@@ -252,7 +253,7 @@ func encode(v any) (json.RawMessage, error) {
 	case jsontext.Value:
 		return checkRaw(json.RawMessage(raw))
 	}
-	return gojson.Marshal(v)
+	return gojson.Marshal(v, jsontext.AllowInvalidUTF8(true))
 }
 
 func checkRaw(raw json.RawMessage) (json.RawMessage, error) {
