@@ -119,7 +119,7 @@ func TestNodeDependencies(t *testing.T) {
 		"filippo.io/age/...", "github.com/adrg/xdg/...", "github.com/lmittmann/tint/...",
 		"github.com/mdp/qrterminal/...", "github.com/pelletier/go-toml/...", "github.com/spf13/cobra/...",
 		"github.com/spf13/pflag/...", "github.com/stretchr/testify/...", "github.com/tyler-smith/go-bip39/...",
-		"go.uber.org/goleak/...", "golang.org/x/term/...", "testing",
+		"go.uber.org/goleak/...", "golang.org/x/term/...",
 	}
 	for dep := range strings.Lines(string(out)) {
 		if dep = strings.TrimSpace(dep); allowed(dep, commandOnly) {
