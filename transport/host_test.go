@@ -7,11 +7,18 @@ import (
 	"crypto/rand"
 	"io"
 	"log/slog"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
+	identifypb "github.com/libp2p/go-libp2p/p2p/protocol/identify/pb"
+	"github.com/libp2p/go-msgio/pbio"
+	ma "github.com/multiformats/go-multiaddr"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -231,4 +238,98 @@ func TestPATH1AddressNeverLeaves(t *testing.T) {
 			require.False(t, magic.IsAddr(addr), "in a ticket")
 		}
 	}
+}
+
+// The only relay restarts: its clients come back by themselves and calls work
+// again soon after it listens.
+func TestRelayRestarts(t *testing.T) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	require.NoError(t, err)
+	start := func(listen []string) *transport.Host {
+		return newHost(t, func(c *transport.Config) {
+			c.Key, c.Listen, c.Relay = key, listen, &transport.RelayConfig{}
+		})
+	}
+	relay := start(loopback)
+	a := newHost(t, joining(t, relay))
+	b := newHost(t, joining(t, relay))
+	require.NoError(t, a.Online(within(t, 10*time.Second)))
+	s, err := b.OpenStream(within(t, 10*time.Second), a.ID(), echoID)
+	require.NoError(t, err)
+	_, err = s.Write([]byte("one"))
+	require.NoError(t, err)
+	_, err = io.ReadFull(s, make([]byte, 3))
+	require.NoError(t, err)
+
+	ticket, err := relay.Ticket()
+	require.NoError(t, err)
+	var listen []string
+	for _, addr := range ticket.Addrs {
+		listen = append(listen, addr.String())
+	}
+	require.NoError(t, relay.Close())
+	require.NoError(t, s.SetDeadline(time.Now().Add(20*time.Second)))
+	_, err = s.Write([]byte("two")) // into the dark
+	require.NoError(t, err)
+	start(listen)
+	listening := time.Now()
+	_, err = io.ReadFull(s, make([]byte, 3))
+	require.NoError(t, err, "the stream outlives its only relay's restart")
+	require.Less(t, time.Since(listening), 5*time.Second)
+	echo(t, a, b)
+}
+
+// The address poisoning of PATH-1: strangers with throwaway keys, over the
+// relay and straight, all claim in identify to see the victim at an address of
+// their choice. The victim never tells it to anybody.
+func TestPATH1PoisonedAddressIsNotAdvertised(t *testing.T) {
+	relay := newRelay(t)
+	victim := newHost(t, func(c *transport.Config) {
+		joining(t, relay)(c)
+		c.Listen = loopback
+		c.PublishAddrs = true
+	})
+	require.NoError(t, victim.Online(within(t, 10*time.Second)))
+	poison := ma.StringCast("/ip4/5.20.0.66/udp/4444/quic-v1")
+	direct, err := peer.AddrInfosFromP2pAddrs(p2pAddrs(t, victim)...)
+	require.NoError(t, err)
+	for i := range 10 {
+		attacker := newHost(t, joining(t, relay))
+		told := make(chan struct{}, 8)
+		attacker.SetStreamHandler(identify.ID, func(s network.Stream) {
+			defer s.Close()
+			w := pbio.NewDelimitedWriter(s)
+			if w.WriteMsg(&identifypb.Identify{ObservedAddr: poison.Bytes(), ListenAddrs: [][]byte{poison.Bytes()}}) == nil {
+				told <- struct{}{}
+			}
+		})
+		if i%2 == 0 {
+			require.NoError(t, attacker.Connect(within(t, 10*time.Second), victim.ID()))
+			require.Equal(t, transport.PathRelayed, attacker.Path(victim.ID()).Kind)
+		} else {
+			require.NoError(t, attacker.Libp2p().Connect(within(t, 10*time.Second), direct[0]))
+		}
+		select {
+		case <-told:
+		case <-time.After(10 * time.Second):
+			t.Fatal("the victim asked for no identify")
+		}
+	}
+	// The last answers may still be being read.
+	require.Never(t, func() bool {
+		told := victim.Libp2p().Addrs()
+		ticket, err := victim.Ticket()
+		if err != nil || len(told) == 0 {
+			return true
+		}
+		return slices.ContainsFunc(append(told, ticket.Addrs...), func(a ma.Multiaddr) bool {
+			return strings.Contains(a.String(), "5.20.0.66")
+		})
+	}, 300*time.Millisecond, 10*time.Millisecond)
+}
+
+func p2pAddrs(t *testing.T, h *transport.Host) []ma.Multiaddr {
+	addrs, err := peer.AddrInfoToP2pAddrs(&peer.AddrInfo{ID: h.ID(), Addrs: h.Libp2p().Addrs()})
+	require.NoError(t, err)
+	return addrs
 }
