@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -280,7 +281,7 @@ func (l *Link) setState(s State) {
 func (l *Link) now() int64 { return int64(time.Since(l.start)) }
 
 func (l *Link) write() {
-	if err := l.queue.drainTo(l.stream, l.done, 0, nil); err != nil {
+	if _, err := l.queue.drainTo(l.stream, l.done, 0, nil); err != nil {
 		l.fail(fmt.Errorf("write to relay: %w", err))
 	}
 }
@@ -288,6 +289,10 @@ func (l *Link) write() {
 func (l *Link) read() {
 	for {
 		f, err := l.reader.next()
+		if l.Draining() && errors.Is(err, io.EOF) {
+			l.fail(&GoAwayError{Reason: GoAwayDraining})
+			return
+		}
 		if err != nil {
 			l.fail(fmt.Errorf("read from relay: %w", err))
 			return

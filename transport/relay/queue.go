@@ -254,25 +254,25 @@ func emit(dst []byte, it item) []byte {
 // chunks recycles the buffers that writes are gathered in, so that an idle
 // link holds none.
 var chunks = sync.Pool{New: func() any {
-	b := make([]byte, 0, writeChunk+maxControl*maxWire/2)
+	b := make([]byte, 0, writeChunk+maxWire)
 	return &b
 }}
 
 // drainTo writes the queue to the stream until stop is closed, a write fails or
-// the last frame is out. wrote, if set, hears of every write.
-func (q *queue) drainTo(s Stream, stop <-chan struct{}, timeout time.Duration, wrote func(frames, bytes int)) error {
+// the last frame is out, and says whether it is. wrote, if set, hears of every
+// write.
+func (q *queue) drainTo(s Stream, stop <-chan struct{}, timeout time.Duration, wrote func(frames, bytes int)) (last bool, err error) {
 	for {
 		select {
 		case <-q.wake:
 		case <-stop:
-			return nil
+			return false, nil
 		}
 		// One yield lets the frames of a burst arrive, so that they share a
 		// write: worth a factor of two in throughput.
 		runtime.Gosched()
-		last, err := q.drainBurst(s, timeout, wrote)
-		if last || err != nil {
-			return err
+		if last, err = q.drainBurst(s, timeout, wrote); last || err != nil {
+			return last, err
 		}
 	}
 }

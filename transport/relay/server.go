@@ -207,9 +207,7 @@ func (s *Server) serve(stream Stream, remote Key, observed string) error {
 	if reason := s.register(c); reason != 0 {
 		s.stats.refused.Add(1)
 		s.log.Debug("relay client refused", "peer", remote, "err", reason)
-		// The refusal is a courtesy: the client is gone either way.
-		_ = c.writeWelcome(Welcome{Version: Version, Refused: reason, Time: time.Now().UnixMilli()})
-		return nil
+		return c.refuse(reason)
 	}
 	defer s.unregister(c)
 	s.stats.sessions.Add(1)
@@ -222,19 +220,13 @@ func (s *Server) serve(stream Stream, remote Key, observed string) error {
 		return fmt.Errorf("serve relay client: %w", err)
 	}
 	var writer sync.WaitGroup
-	writer.Go(func() {
-		if err := c.queue.drainTo(stream, c.done, writeTimeout, s.wrote); err != nil {
-			s.log.Debug("relay client write failed", "peer", remote, "err", err)
-		}
-		abort(stream) // the reader below ends with it
-	})
-	err = c.serve()
+	writer.Go(c.write)
+	err = c.read()
 	if !c.told.Load() {
 		close(c.done)
 		abort(stream)
 	}
 	// Else the writer has the last word, and a second for it.
-	_ = stream.SetWriteDeadline(time.Now().Add(finishTimeout))
 	writer.Wait()
 	if errors.Is(err, io.EOF) || c.told.Load() && !errors.Is(err, ErrFrame) {
 		return nil
@@ -482,7 +474,7 @@ type client struct {
 	boot   BootID
 	mode   Mode
 	known  bool // no limits
-	member bool // may be homed here, so may meet anyone here
+	member bool // may be homed here, and so meet anyone here
 	stream Stream
 	reader *frameReader
 	queue  *queue
@@ -534,9 +526,44 @@ func (c *client) writeWelcome(w Welcome) error {
 	return nil
 }
 
-// serve reads frames until the link ends.
-func (c *client) serve() error {
-	for {
+// refuse says why the client is not served and waits a moment for it to read
+// that.
+func (c *client) refuse(reason GoAwayReason) error {
+	if err := c.writeWelcome(Welcome{Version: Version, Refused: reason, Time: time.Now().UnixMilli()}); err != nil {
+		return err
+	}
+	closeWrite(c.stream)
+	return c.linger()
+}
+
+// linger reads until the client closes, a second at most: what ends with
+// unread bytes may lose those it sent last.
+func (c *client) linger() error {
+	if err := c.stream.SetReadDeadline(time.Now().Add(finishTimeout)); err != nil {
+		return fmt.Errorf("end relay client: %w", err)
+	}
+	_, _ = io.Copy(io.Discard, c.reader.br) // however it ends, it has ended
+	return nil
+}
+
+// write writes what is queued. Its end, by a failure or after the last words,
+// ends the reader too.
+func (c *client) write() {
+	last, err := c.queue.drainTo(c.stream, c.done, writeTimeout, c.server.wrote)
+	switch {
+	case last && err == nil:
+		closeWrite(c.stream)
+		_ = c.stream.SetReadDeadline(time.Now().Add(finishTimeout)) // for the reader, which lingers
+	case err != nil:
+		c.server.log.Debug("relay client write failed", "peer", c.key, "err", err)
+		abort(c.stream)
+	}
+}
+
+// read takes frames until the link ends, or the client was told to go away and
+// did.
+func (c *client) read() error {
+	for !c.told.Load() {
 		now := time.Now()
 		if c.deadline.Sub(now) < silentAfter-time.Second {
 			// Set once a second, not for each frame.
@@ -546,11 +573,12 @@ func (c *client) serve() error {
 			}
 		}
 		f, err := c.reader.next()
-		switch {
-		case errors.Is(err, ErrFrame):
+		if errors.Is(err, ErrFrame) {
 			c.tell(GoAwayProtocol)
+			_ = c.linger()
 			return err
-		case err != nil:
+		}
+		if err != nil {
 			return fmt.Errorf("read from relay client: %w", err)
 		}
 		now = time.Now()
@@ -566,6 +594,7 @@ func (c *client) serve() error {
 			// The others mean nothing on the way to a relay.
 		}
 	}
+	return c.linger()
 }
 
 // forward passes a frame on, or drops it. It never waits.

@@ -7,8 +7,8 @@ import (
 
 // Stream is the ordered byte stream a link runs on: a libp2p stream or any
 // net.Conn. The stream has proved the keys of both ends; the relay protocol
-// itself proves none. If it has a method Reset() error, links end through it
-// when there is nothing left to say.
+// itself proves none. If it has a method Reset() error, links end through it;
+// if it has CloseWrite() error, a relay's last words are followed by that.
 type Stream interface {
 	io.Reader
 	io.Writer
@@ -30,4 +30,12 @@ func abort(s Stream) {
 		return
 	}
 	_ = s.Close()
+}
+
+// closeWrite says that nothing more will be written, where the stream can say
+// so without giving up what is still on its way.
+func closeWrite(s Stream) {
+	if c, ok := s.(interface{ CloseWrite() error }); ok {
+		_ = c.CloseWrite()
+	}
 }
