@@ -42,17 +42,17 @@
 // address-dependent, and address- and port-dependent filtering. All this is
 // measured by the package's own tests.
 //
-//	kind               mapping  filtering  port kept  TCP 80/443 out  what it is
-//	None               none     EIF        yes        yes / yes       a public host
-//	FullCone           EIM      EIF        yes        yes / yes       anyone reaches a mapped port
-//	AddressRestricted  EIM      ADF        yes        yes / yes       addresses sent to may answer
-//	PortRestricted     EIM      APDF       yes        yes / yes       the usual home router
-//	Symmetric          APDM     APDF       no         yes / yes       a random port per connection, TCP too
-//	CGNAT              EIM      APDF       no         yes / yes       port-restricted home, EIM/EIF carrier that hairpins
-//	UDPBlocked         -        -          -          yes / yes       port-restricted, but UDP does not leave
-//	Egress443Only      -        -          -          no / yes        only TCP to port 443 leaves
-//	IPv6Firewalled     none     APDF       yes        yes / yes       IPv6 only: no NAT, a stateful firewall
-//	Masquerade         EIM*     APDF       yes        yes / yes       bare nftables masquerade
+//	kind               mapping  filtering  port kept  TCP out   what it is
+//	None               none     EIF        yes        any       a public host
+//	FullCone           EIM      EIF        yes        any       anyone reaches a mapped port
+//	AddressRestricted  EIM      ADF        yes        any       addresses sent to may answer
+//	PortRestricted     EIM      APDF       yes        any       the usual home router
+//	Symmetric          APDM     APDF       no         any       a random port per connection, TCP too
+//	CGNAT              EIM      APDF       no         any       port-restricted home, EIM/EIF carrier that hairpins
+//	UDPBlocked         -        -          -          any       port-restricted, but UDP does not leave
+//	Egress443Only      -        -          -          443       only TCP to port 443 leaves
+//	IPv6Firewalled     none     APDF       yes        any       IPv6 only: no NAT, a stateful firewall
+//	Masquerade         EIM*     APDF       yes        any       bare nftables masquerade
 //
 // Masquerade is EIM while alone. When another host behind it uses the same
 // source port, the second keeps the port towards destinations the first does
@@ -82,6 +82,12 @@
 //
 // The EIM tables are for UDP only. Hairpinning is not filtered. There is no
 // UPnP, PCP or NAT-PMP, no NAT64, no IPv6 NAT, and one router hop on the
-// internet. All namespaces share one kernel, clock and processor: on a busy
-// machine, judge outcomes and the scale of seconds, not milliseconds.
+// internet.
+//
+// All namespaces share one kernel, clock and processor: on a busy machine,
+// judge outcomes and the scale of seconds, not milliseconds. Cables with a
+// [Link] are carried by the process that built the lab, packet by packet, some
+// 0.2 ms late; on two cores TCP reached 1.7 Gbit/s through two such cables of
+// 1 ms, and 6.7 Gbit/s through kernel cables. When that process dies, the
+// cables vanish at once, and the rest of the lab with the next [New].
 package natlab

@@ -37,14 +37,14 @@ func TestCommand(t *testing.T) {
 	assert.Equal(t, 7, exit.ExitCode())
 	assert.Equal(t, "got this in /\n", string(out))
 
-	assert.ErrorIs(t, a.Command(t.Context(), "no-such-program").Run(), exec.ErrNotFound)
+	require.ErrorIs(t, a.Command(t.Context(), "no-such-program").Run(), exec.ErrNotFound)
 
 	// The process is the program itself, so its context ends it.
 	ctx, cancel := context.WithCancel(t.Context())
 	cmd = a.Command(ctx, "sleep", "1000")
 	require.NoError(t, cmd.Start())
 	cancel()
-	assert.EqualError(t, cmd.Wait(), "signal: killed")
+	require.EqualError(t, cmd.Wait(), "signal: killed")
 	assert.Empty(t, programs(t, a))
 }
 
@@ -73,7 +73,7 @@ func TestKill(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, lab.Kill("one"))
 	assert.Empty(t, programs(t, one))
-	assert.EqualError(t, cmd.Wait(), "signal: killed")
+	require.EqualError(t, cmd.Wait(), "signal: killed")
 
 	// Also before the program is really in the host.
 	for range 20 {
@@ -85,7 +85,7 @@ func TestKill(t *testing.T) {
 
 	assert.NotEmpty(t, programs(t, two))
 	require.NoError(t, lab.Close())
-	assert.EqualError(t, other.Wait(), "signal: killed")
+	require.EqualError(t, other.Wait(), "signal: killed")
 }
 
 func TestDo(t *testing.T) {
@@ -140,7 +140,7 @@ func TestDoStartsCommand(t *testing.T) {
 	require.NoError(t, lab.Host("one").Do(cmd.Start))
 	assert.NotEmpty(t, programs(t, lab.Host("one")))
 	require.NoError(t, lab.Kill("one"))
-	assert.EqualError(t, cmd.Wait(), "signal: killed")
+	require.EqualError(t, cmd.Wait(), "signal: killed")
 }
 
 // The kernel of a host whose programs were killed still answers: peers learn of
@@ -150,7 +150,7 @@ func TestKillIsSeen(t *testing.T) {
 	one := lab.Host("one")
 	at := netip.AddrPortFrom(one.Addr(), 7002)
 	_, err := dialTCP(lab.Host("a"), "tcp4", netip.AddrPort{}, at, patience)
-	assert.ErrorIs(t, err, syscall.ECONNREFUSED)
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 	require.NoError(t, lab.Dark("one", 0))
 	_, err = dialTCP(lab.Host("a"), "tcp4", netip.AddrPort{}, at, 2*silence)
 	var timeout net.Error
@@ -165,13 +165,13 @@ func TestUnknownHost(t *testing.T) {
 	assert.False(t, h.Addr().IsValid())
 	assert.False(t, h.PublicAddr().IsValid())
 	assert.Empty(t, h.Namespace())
-	assert.Error(t, h.Do(func() error { return nil }))
-	assert.ErrorContains(t, h.Command(t.Context(), "true").Run(), "no such host")
-	assert.ErrorContains(t, lab.Kill("nobody"), `kill of host "nobody": no such host`)
+	require.Error(t, h.Do(func() error { return nil }))
+	require.ErrorContains(t, h.Command(t.Context(), "true").Run(), "no such host")
+	require.ErrorContains(t, lab.Kill("nobody"), `kill of host "nobody": no such host`)
 
 	require.NoError(t, lab.Close())
 	require.NoError(t, lab.Close())
-	assert.ErrorIs(t, lab.Host("one").Do(func() error { return nil }), natlab.ErrClosed)
-	assert.ErrorIs(t, lab.Host("one").Command(t.Context(), "true").Run(), natlab.ErrClosed)
-	assert.ErrorIs(t, lab.Dark("one", time.Second), natlab.ErrClosed)
+	require.ErrorIs(t, lab.Host("one").Do(func() error { return nil }), natlab.ErrClosed)
+	require.ErrorIs(t, lab.Host("one").Command(t.Context(), "true").Run(), natlab.ErrClosed)
+	require.ErrorIs(t, lab.Dark("one", time.Second), natlab.ErrClosed)
 }

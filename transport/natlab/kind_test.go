@@ -18,23 +18,23 @@ import (
 type behaviour struct {
 	Mapping, Filtering string
 	PortKept           bool
-	TCP80, TCP443      bool
+	TCP80, TCP443      string // the public port: "kept", "changed", or "" if it does not connect
 }
 
 // TestKinds measures each kind from inside (the method of RFC 5780) and holds
 // it against the table of the package comment.
 func TestKinds(t *testing.T) {
 	table := map[natlab.Kind]behaviour{
-		natlab.None:              {"none", "EIF", true, true, true},
-		natlab.FullCone:          {"EIM", "EIF", true, true, true},
-		natlab.AddressRestricted: {"EIM", "ADF", true, true, true},
-		natlab.PortRestricted:    {"EIM", "APDF", true, true, true},
-		natlab.Symmetric:         {"APDM", "APDF", false, true, true},
-		natlab.CGNAT:             {"EIM", "APDF", false, true, true},
-		natlab.UDPBlocked:        {"blocked", "", false, true, true},
-		natlab.Egress443Only:     {"blocked", "", false, false, true},
-		natlab.IPv6Firewalled:    {"none", "APDF", true, true, true},
-		natlab.Masquerade:        {"EIM", "APDF", true, true, true},
+		natlab.None:              {"none", "EIF", true, "kept", "kept"},
+		natlab.FullCone:          {"EIM", "EIF", true, "kept", "kept"},
+		natlab.AddressRestricted: {"EIM", "ADF", true, "kept", "kept"},
+		natlab.PortRestricted:    {"EIM", "APDF", true, "kept", "kept"},
+		natlab.Symmetric:         {"APDM", "APDF", false, "changed", "changed"},
+		natlab.CGNAT:             {"EIM", "APDF", false, "kept", "kept"},
+		natlab.UDPBlocked:        {"blocked", "", false, "kept", "kept"},
+		natlab.Egress443Only:     {"blocked", "", false, "", "kept"},
+		natlab.IPv6Firewalled:    {"none", "APDF", true, "kept", "kept"},
+		natlab.Masquerade:        {"EIM", "APDF", true, "kept", "kept"},
 	}
 
 	c := natlab.Config{Public: []string{"one", "two"}}
@@ -142,8 +142,9 @@ func measure(t *testing.T, lab *natlab.Lab, name string) behaviour {
 	return got
 }
 
-// connects reports whether h reaches a TCP port of a public host.
-func connects(t *testing.T, h, server *natlab.Host, port uint16) bool {
+// connects says whether h reaches a TCP port of a public host, and whether the
+// host sees h's own port.
+func connects(t *testing.T, h, server *natlab.Host, port uint16) string {
 	t.Helper()
 	network, addr := "tcp4", server.Addr()
 	if h.Addr().Is6() {
@@ -163,11 +164,17 @@ func connects(t *testing.T, h, server *natlab.Host, port uint16) bool {
 	}
 	conn, err := dialTCP(h, network, netip.AddrPort{}, at, wait)
 	if err != nil {
-		return false
+		return ""
 	}
-	conn.Close()
+	defer conn.Close()
+	seen, err := listener.Accept()
+	require.NoError(t, err)
+	defer seen.Close()
+	if seen.RemoteAddr().(*net.TCPAddr).Port != conn.LocalAddr().(*net.TCPAddr).Port {
+		return "changed"
+	}
 
-	return true
+	return "kept"
 }
 
 func dialTCP(h *natlab.Host, network string, from, to netip.AddrPort, wait time.Duration) (conn net.Conn, err error) {
@@ -323,12 +330,15 @@ func TestHairpin(t *testing.T) {
 			}
 
 			a.send("direct", b.addr())
-			for what := ""; what != "direct"; {
-				if what, from, ok = b.hear(silence); !ok {
+			reached := false
+			for !reached {
+				what, _, ok := b.hear(silence)
+				if !ok {
 					break
 				}
+				reached = what == "direct"
 			}
-			assert.Equal(t, p.lan, ok, "reached in the LAN")
+			assert.Equal(t, p.lan, reached, "reached in the LAN")
 		})
 	}
 }

@@ -39,7 +39,7 @@ func leaveLab(id string) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	fmt.Println("built")
+	fmt.Fprintln(os.Stdout, "built")
 	time.Sleep(time.Minute)
 	os.Exit(1)
 }

@@ -80,7 +80,7 @@ func (n namespace) sysctl(settings ...string) error {
 	return n.do(func() error {
 		for _, s := range settings {
 			key, value, _ := strings.Cut(s, "=")
-			if err := os.WriteFile("/proc/sys/net/"+key, []byte(value), 0o644); err != nil {
+			if err := os.WriteFile("/proc/sys/net/"+key, []byte(value), 0o600); err != nil {
 				return fmt.Errorf("sysctl in %s: %w", n, err)
 			}
 		}

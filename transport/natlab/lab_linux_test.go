@@ -41,7 +41,7 @@ func TestConfigErrors(t *testing.T) {
 	} {
 		lab, err := natlab.New(c)
 		assert.Nil(t, lab)
-		assert.ErrorContains(t, err, want)
+		require.ErrorContains(t, err, want)
 	}
 }
 
@@ -120,10 +120,10 @@ func TestNoWayOut(t *testing.T) {
 	require.NoError(t, err)
 	defer outside.Close()
 	_, err = dialTCP(lab.Host("a"), "tcp4", netip.AddrPort{}, outside.Addr().(*net.TCPAddr).AddrPort(), patience)
-	assert.ErrorIs(t, err, syscall.ECONNREFUSED)
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 	// Nor is an address that the lab does not have; inet says so.
 	_, err = dialTCP(lab.Host("a"), "tcp4", netip.AddrPort{}, netip.MustParseAddrPort("5.20.9.9:443"), patience)
-	assert.ErrorIs(t, err, syscall.ENETUNREACH)
+	require.ErrorIs(t, err, syscall.ENETUNREACH)
 }
 
 func TestFailedNewLeavesNothing(t *testing.T) {
@@ -168,7 +168,7 @@ func TestStaleLab(t *testing.T) {
 	require.NotEmpty(t, pids, "its program is gone already")
 	start(t, natlab.Config{})
 	assert.Empty(t, left(t, id))
-	for _, pid := range strings.Fields(string(pids)) {
+	for pid := range strings.FieldsSeq(string(pids)) {
 		status, err := os.ReadFile("/proc/" + pid + "/status")
 		assert.True(t, err != nil || strings.Contains(string(status), "zombie"), "%s", status)
 	}
