@@ -142,7 +142,7 @@ func peerOf(key []byte) peer.ID { return peer.ID(keyPrefix + string(key)) }
 func addKey(b *cryptobyte.Builder, p peer.ID) {
 	key, err := rawKey(p)
 	if err != nil {
-		b.SetError(err)
+		fail(b, err)
 		return
 	}
 	b.AddBytes(key)
@@ -150,17 +150,17 @@ func addKey(b *cryptobyte.Builder, p peer.ID) {
 
 func addAddrs(b *cryptobyte.Builder, addrs []ma.Multiaddr, limit int) {
 	if len(addrs) > limit {
-		b.SetError(fmt.Errorf("more than %d addresses", limit))
+		fail(b, fmt.Errorf("more than %d addresses", limit))
 		return
 	}
 	b.AddUint8(uint8(len(addrs)))
 	for i, a := range addrs {
 		if err := CheckAddr(a); err != nil {
-			b.SetError(err)
+			fail(b, err)
 			return
 		}
 		if containsAddr(addrs[:i], a) {
-			b.SetError(errors.New("address stands twice"))
+			fail(b, errors.New("address stands twice"))
 			return
 		}
 		b.AddUint8LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(a.Bytes()) })
@@ -169,13 +169,13 @@ func addAddrs(b *cryptobyte.Builder, addrs []ma.Multiaddr, limit int) {
 
 func addRelays(b *cryptobyte.Builder, relays []peer.AddrInfo) {
 	if len(relays) > MaxRelays {
-		b.SetError(fmt.Errorf("more than %d relays", MaxRelays))
+		fail(b, fmt.Errorf("more than %d relays", MaxRelays))
 		return
 	}
 	b.AddUint8(uint8(len(relays)))
 	for i, r := range relays {
 		if indexPeer(relays[:i], r.ID) >= 0 {
-			b.SetError(errors.New("relay stands twice"))
+			fail(b, errors.New("relay stands twice"))
 			return
 		}
 		addKey(b, r.ID)
@@ -259,10 +259,17 @@ func readNetwork(s *cryptobyte.String) (string, error) {
 
 func addNetwork(b *cryptobyte.Builder, name string) {
 	if err := CheckNetwork(name); err != nil {
-		b.SetError(err)
+		fail(b, err)
 		return
 	}
 	b.AddUint8LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes([]byte(name)) })
+}
+
+// fail makes the first error that of the whole; SetError would keep the last.
+func fail(b *cryptobyte.Builder, err error) {
+	if _, earlier := b.Bytes(); earlier == nil {
+		b.SetError(err)
+	}
 }
 
 var errShort = fmt.Errorf("%w: cut short", ErrMalformed)
