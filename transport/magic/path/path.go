@@ -93,8 +93,8 @@ func (k EventKind) String() string {
 
 // Activity is what the data plane saw; times are zero when it never happened.
 type Activity struct {
-	LastSent   time.Time // data given to a path
-	LastRecv   time.Time // data or a valid box of the peer
+	LastData   time.Time // data in either direction, keep-alives apart
+	LastRecv   time.Time // anything of the peer, probes included
 	Unanswered time.Time // oldest data sent since LastRecv
 }
 
@@ -198,8 +198,8 @@ func (m *Machine) Pong(now time.Time, id ID, sent time.Time) {
 // Tick lets time pass and returns when the next Tick is due at the latest; the
 // zero time means never, until something else happens.
 func (m *Machine) Tick(now time.Time, act Activity) time.Time {
-	active := now.Sub(act.LastSent) < activeFor || now.Sub(act.LastRecv) < activeFor
 	waiting := !act.Unanswered.IsZero() && now.Sub(act.Unanswered) < retryFor && !m.anyValid()
+	active := waiting || now.Sub(act.LastData) < activeFor
 	var due time.Time
 	sooner := func(t time.Time) { // what is past was looked at just now
 		if t.After(now) && (due.IsZero() || t.Before(due)) {

@@ -107,11 +107,11 @@ func TestPATH18SilenceMovesTheData(t *testing.T) {
 		other = one
 	}
 	sent := now
-	act := path.Activity{LastSent: sent, LastRecv: now.Add(-time.Millisecond), Unanswered: sent}
+	act := path.Activity{LastData: sent, LastRecv: now.Add(-time.Millisecond), Unanswered: sent}
 	suspected := time.Time{}
 	for i := 0; i < 200 && m.State(first) != path.Dead; i++ {
 		now = now.Add(10 * time.Millisecond)
-		act.LastSent = now
+		act.LastData = now
 		m.Tick(now, act)
 		if m.State(first) == path.Suspect && suspected.IsZero() {
 			suspected = now
@@ -147,7 +147,7 @@ func TestPATH17IdleGoesCold(t *testing.T) {
 	var m path.Machine
 	m.Found(start, one, false)
 	now := answer(&m, start, 50*time.Millisecond)
-	act := path.Activity{LastSent: now, LastRecv: now}
+	act := path.Activity{LastData: now, LastRecv: now}
 	beats := 0
 	for i := 0; i < 200; i++ {
 		due := m.Tick(now, act)
@@ -190,12 +190,12 @@ func TestMachineModel(t *testing.T) {
 				now = now.Add(time.Duration(rapid.IntRange(1, 5000).Draw(t, "ms")) * time.Millisecond)
 			},
 			"send": func(*rapid.T) {
-				act.LastSent = now
+				act.LastData = now
 				if act.Unanswered.IsZero() {
 					act.Unanswered = now
 				}
 			},
-			"receive": func(*rapid.T) { act.LastRecv, act.Unanswered = now, time.Time{} },
+			"receive": func(*rapid.T) { act.LastData, act.LastRecv, act.Unanswered = now, now, time.Time{} },
 			"tick": func(t *rapid.T) {
 				if due := m.Tick(now, act); !due.IsZero() && !due.After(now) {
 					t.Fatalf("due in the past")

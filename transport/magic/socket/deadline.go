@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"os"
 	"sync"
 	"time"
 )
@@ -57,5 +58,6 @@ func isClosed(c chan struct{}) bool {
 type errTimeout struct{}
 
 func (errTimeout) Error() string   { return "i/o timeout" }
+func (errTimeout) Unwrap() error   { return os.ErrDeadlineExceeded }
 func (errTimeout) Timeout() bool   { return true }
 func (errTimeout) Temporary() bool { return true }

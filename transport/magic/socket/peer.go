@@ -19,6 +19,8 @@ const (
 	replayLen    = 8                     // packets kept for the first path that works
 	replayFor    = 2 * time.Second
 	refreshEvery = 5 * time.Second
+
+	keepAliveSize = 64 // a QUIC packet with a PING or an ACK in it
 )
 
 // peer is one node the socket exchanges packets with.
@@ -27,12 +29,14 @@ type peer struct {
 	key  relay.Key
 	addr *net.UDPAddr  // virtual
 	gone chan struct{} // closed when forgotten
+	born int64
 
 	// The data plane reads and writes these without a lock (PATH-8).
 	route      atomic.Pointer[[]path.ID]
 	proven     atomic.Pointer[[]relay.Key] // relays on whose present link a valid box came
 	lastSent   atomic.Int64
 	lastRecv   atomic.Int64
+	lastData   atomic.Int64 // in either direction, keep-alives apart
 	unanswered atomic.Int64
 	due        atomic.Int64 // when the loop looks next; 0 when it does not run
 	pins       atomic.Int32
@@ -66,6 +70,7 @@ func newPeer(s *Socket, k relay.Key) *peer {
 		key:     k,
 		addr:    net.UDPAddrFromAddrPort(VirtualAddr(k)),
 		gone:    make(chan struct{}),
+		born:    s.now(),
 		pending: make(map[disco.TxID]pending),
 		changed: make(chan struct{}),
 		kick:    make(chan struct{}, 1),
@@ -76,9 +81,9 @@ func (p *peer) pin()         { p.pins.Add(1) }
 func (p *peer) unpin()       { p.pins.Add(-1) }
 func (p *peer) pinned() bool { return p.pins.Load() > 0 }
 
+// active tells that the peer is still of interest.
 func (p *peer) active(now int64) bool {
-	last := max(p.lastSent.Load(), p.lastRecv.Load())
-	return last != 0 && time.Duration(now-last) < coldAfter
+	return time.Duration(now-max(p.born, p.lastData.Load())) < coldAfter
 }
 
 // heard notes that something of the peer arrived.
@@ -86,6 +91,14 @@ func (p *peer) heard(now int64) {
 	p.lastRecv.Store(now)
 	if p.unanswered.Load() != 0 {
 		p.unanswered.Store(0)
+	}
+}
+
+// used notes traffic. What is as small as a keep-alive is no sign that anybody
+// uses the connection (PATH-17).
+func (p *peer) used(size int, now int64) {
+	if size > keepAliveSize {
+		p.lastData.Store(now)
 	}
 }
 
@@ -126,6 +139,7 @@ func (p *peer) disprove(via relay.Key) {
 func (p *peer) send(b []byte) {
 	now := p.s.now()
 	p.lastSent.Store(now)
+	p.used(len(b), now)
 	p.unanswered.CompareAndSwap(0, now)
 	if due := p.due.Load(); due == 0 || time.Duration(due-now) > 2*busyTick {
 		p.wake()
@@ -296,7 +310,7 @@ func (p *peer) run() {
 		now := p.s.now()
 		p.mu.Lock()
 		due := p.machine.Tick(p.s.time(now), path.Activity{
-			LastSent:   p.s.time(p.lastSent.Load()),
+			LastData:   p.s.time(p.lastData.Load()),
 			LastRecv:   p.s.time(p.lastRecv.Load()),
 			Unanswered: p.s.time(p.unanswered.Load()),
 		})

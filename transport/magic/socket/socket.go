@@ -383,7 +383,9 @@ func (s *Socket) receiveData(via, from relay.Key, payload []byte) {
 		s.stats.tooLarge.Add(1)
 		return
 	}
-	p.heard(s.now())
+	now := s.now()
+	p.heard(now)
+	p.used(len(payload), now)
 	buf := s.buffers.Get().(*[MaxPacket]byte)
 	n := copy(buf[:], payload)
 	select {
