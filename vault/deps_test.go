@@ -31,13 +31,11 @@ func TestDependencies(t *testing.T) {
 		for _, line := range packages {
 			fields := strings.Split(line, " ")
 			path, module, imports := fields[0], fields[1], strings.Split(fields[2], ",")
-			if path == self || strings.HasPrefix(path, self+"/internal/") {
-				module = ""
-			} else if module != "" {
+			if module != "" && path != self && !strings.HasPrefix(path, self+"/internal/") {
 				require.Contains(t, modules, module, "%s on %s", path, goos)
 			}
-			if goos == "windows" && (path == "golang.org/x/sys/windows" || module == "" && !strings.HasPrefix(path, self)) {
-				continue // it declares a structure with a net.IP, which brings the standard library's net
+			if path == "golang.org/x/sys/windows" {
+				continue // it declares structures with a net.IP
 			}
 			for _, network := range []string{"net", "net/http", "crypto/tls"} {
 				require.False(t, slices.Contains(imports, network), "%s imports %s on %s", path, network, goos)

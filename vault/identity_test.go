@@ -2,7 +2,11 @@ package vault
 
 import (
 	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/hex"
+	"os"
+	"regexp"
+	"strconv"
 	"testing"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -48,5 +52,30 @@ func TestFingerprint(t *testing.T) {
 	} {
 		_, ok := parseFingerprint(bad)
 		require.False(t, ok, bad)
+	}
+}
+
+// The table in SPEC.md against the vectors.
+func TestSpecTable(t *testing.T) {
+	spec, err := os.ReadFile("SPEC.md")
+	require.NoError(t, err)
+	row := regexp.MustCompile("(?m)^\\| (\\d), (\\d) \\| `([0-9a-f]{64})` \\| `(\\w+)` \\| (?:`([0-9a-f]{64})` )?\\|$")
+	rows := row.FindAllStringSubmatch(string(spec), -1)
+	require.Len(t, rows, 5)
+	for _, row := range rows {
+		device, err := strconv.ParseUint(row[1], 10, 32)
+		require.NoError(t, err)
+		generation, err := strconv.ParseUint(row[2], 10, 32)
+		require.NoError(t, err)
+		v := unlockedVault(t, Config{Device: uint32(device), Generation: uint32(generation)})
+		public, err := v.PublicKey(v.IdentityPath())
+		require.NoError(t, err)
+		require.NoError(t, v.Close())
+		require.Equal(t, row[3], hex.EncodeToString(public))
+		require.Equal(t, row[4], PeerIDOf(public))
+		if generation > 0 {
+			commitment := sha256.Sum256(append([]byte("alknet-next-v1"), public...))
+			require.Equal(t, row[5], hex.EncodeToString(commitment[:]))
+		}
 	}
 }

@@ -115,6 +115,8 @@ func TestLockAndUnlock(t *testing.T) {
 	require.ErrorIs(t, v.Unlock(&vault.Mnemonic{}, nil), vault.ErrWiped)
 	_, err := v.UnlockNew(13, nil)
 	require.ErrorIs(t, err, vault.ErrMnemonic)
+	_, err = v.UnlockNew(12, []byte{0xff})
+	require.ErrorIs(t, err, vault.ErrMnemonic)
 	requireLocked(t, v)
 
 	m := parse(t, about)
@@ -170,6 +172,25 @@ func TestUnlockNew(t *testing.T) {
 	same, err := again.PublicKey(v.IdentityPath())
 	require.NoError(t, err)
 	require.Equal(t, identity, same)
+}
+
+// Of several unlocks at once, one has its way.
+func TestUnlockOnce(t *testing.T) {
+	v := locked(t, vault.Config{})
+	m := parse(t, about)
+	results := make(chan error, 8)
+	for range cap(results) {
+		go func() { results <- v.Unlock(m, nil) }()
+	}
+	unlocked := 0
+	for range cap(results) {
+		if err := <-results; err == nil {
+			unlocked++
+		} else {
+			require.ErrorIs(t, err, vault.ErrAlreadyUnlocked)
+		}
+	}
+	require.Equal(t, 1, unlocked)
 }
 
 func TestSigner(t *testing.T) {
