@@ -212,8 +212,8 @@ func frame(t testing.TB, f relay.Frame) []byte {
 // wire is a stream between two ends that takes time and can swallow what is
 // sent.
 type wire struct {
-	delay time.Duration
-	hole  atomic.Bool // swallow everything from now on
+	delay atomic.Int64 // nanoseconds, each way
+	hole  atomic.Bool  // swallow everything from now on
 	ends  [4]net.Conn
 }
 
@@ -222,7 +222,8 @@ type wire struct {
 func newWire(wg *sync.WaitGroup, delay time.Duration) (a, b net.Conn, w *wire) {
 	a, inA := net.Pipe()
 	b, inB := net.Pipe()
-	w = &wire{delay: delay, ends: [4]net.Conn{a, inA, b, inB}}
+	w = &wire{ends: [4]net.Conn{a, inA, b, inB}}
+	w.delay.Store(int64(delay))
 	w.carry(wg, inA, inB)
 	w.carry(wg, inB, inA)
 	return a, b, w
@@ -256,7 +257,7 @@ func (w *wire) carry(wg *sync.WaitGroup, from, to net.Conn) {
 	})
 	wg.Go(func() {
 		for c := range ch {
-			time.Sleep(time.Until(c.at.Add(w.delay)))
+			time.Sleep(time.Until(c.at.Add(time.Duration(w.delay.Load()))))
 			_, _ = to.Write(c.b) // a closed end shows on the next read
 		}
 		if w.hole.Load() {
