@@ -46,7 +46,7 @@ func requireWiped(t *testing.T, k *DerivedKey) {
 
 func TestCacheLeastRecentlyUsed(t *testing.T) {
 	v := unlockedVault(t, Config{CacheSize: 2})
-	defer v.Close() //nolint:errcheck // always nil
+	defer v.Close()
 	derive(t, v, "m/1'")
 	derive(t, v, "m/2'")
 	first, second := v.cached("m/1'"), v.cached("m/2'")
@@ -63,7 +63,7 @@ func TestCacheLeastRecentlyUsed(t *testing.T) {
 
 func TestCacheDefaultAndOff(t *testing.T) {
 	v := unlockedVault(t, Config{})
-	defer v.Close() //nolint:errcheck // always nil
+	defer v.Close()
 	for n := range DefaultCacheSize + 1 {
 		derive(t, v, Path("m/"+strconv.Itoa(n)+"'"))
 	}
@@ -72,7 +72,7 @@ func TestCacheDefaultAndOff(t *testing.T) {
 	require.NotNil(t, v.cached("m/1'"))
 
 	off := unlockedVault(t, Config{CacheSize: -1})
-	defer off.Close() //nolint:errcheck // always nil
+	defer off.Close()
 	derive(t, off, "m/1'")
 	require.Nil(t, off.cached("m/1'"))
 	require.Nil(t, off.state.sweep)
@@ -91,7 +91,7 @@ func TestCacheByType(t *testing.T) {
 func TestCacheExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := unlockedVault(t, Config{})
-		defer v.Close() //nolint:errcheck // always nil
+		defer v.Close()
 		derive(t, v, "m/1'")
 		first := v.cached("m/1'")
 		time.Sleep(30 * time.Minute)

@@ -15,7 +15,7 @@ func Example() {
 	if err != nil {
 		panic(err)
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // an example
+	defer os.RemoveAll(dir)
 	home := filepath.Join(dir, "home")
 
 	m, err := vault.ParseMnemonic([]byte("abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about"))
@@ -34,7 +34,7 @@ func Example() {
 	if err != nil {
 		panic(err)
 	}
-	defer v.Close() //nolint:errcheck // always nil
+	defer v.Close()
 	key, err := v.IdentityKey()
 	if err != nil {
 		panic(err)
@@ -58,7 +58,7 @@ func ExampleVault_Signer() {
 	if err != nil {
 		panic(err)
 	}
-	defer v.Close() //nolint:errcheck // always nil
+	defer v.Close()
 	m, err := v.UnlockNew(vault.DefaultWords, nil)
 	if err != nil {
 		panic(err)

@@ -154,7 +154,7 @@ func identify(m *Mnemonic, o FileOptions) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	defer v.Close() //nolint:errcheck // always nil
+	defer v.Close()
 	if err := v.Unlock(m, o.BIP39Passphrase); err != nil {
 		return Info{}, err
 	}
@@ -290,7 +290,7 @@ func readFile(home, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // only read from
+	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return nil, err

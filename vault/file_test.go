@@ -69,8 +69,10 @@ func TestCreateAndOpen(t *testing.T) {
 	require.Equal(t, `{"identity":"`+want.Identity+`","peer_id":"`+want.PeerID+`","key_version":2,"device":0,"generation":0}`+"\n", string(sidecar))
 	require.Equal(t, []string{"vault.age", "vault.json", "vault.lock"}, names(t, home), "nothing else is left behind")
 	if runtime.GOOS != "windows" {
-		for path, mode := range map[string]fs.FileMode{home: 0o700, filepath.Dir(home): 0o700,
-			filepath.Join(home, "vault.age"): 0o600, filepath.Join(home, "vault.json"): 0o600, filepath.Join(home, "vault.lock"): 0o600} {
+		for path, mode := range map[string]fs.FileMode{
+			home: 0o700, filepath.Dir(home): 0o700,
+			filepath.Join(home, "vault.age"): 0o600, filepath.Join(home, "vault.json"): 0o600, filepath.Join(home, "vault.lock"): 0o600,
+		} {
 			stat, err := os.Stat(path)
 			require.NoError(t, err)
 			require.Equal(t, mode, stat.Mode().Perm(), path)
@@ -233,7 +235,7 @@ func TestCorruptVaultFile(t *testing.T) {
 		require.Nil(t, v)
 		return err
 	}
-	for size := range len(sealed) {
+	for size := range sealed {
 		require.ErrorIs(t, refused(sealed[:size]), vault.ErrCorruptFile, size)
 	}
 	require.ErrorIs(t, refused(append(slices.Clone(sealed), 'x')), vault.ErrCorruptFile)

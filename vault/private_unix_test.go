@@ -184,7 +184,7 @@ func TestPassphraseFromDescriptor(t *testing.T) {
 	require.NoError(t, syscall.Mkfifo(fifo, 0o600))
 	w, err := os.OpenFile(fifo, os.O_RDWR, 0)
 	require.NoError(t, err)
-	defer w.Close() //nolint:errcheck // nothing to lose
+	defer w.Close()
 	_, err = w.WriteString("from a pipe\n")
 	require.NoError(t, err)
 	passphrase, err := ReadPassphraseFile(fifo)

@@ -64,8 +64,8 @@ func bytesWithin(v reflect.Value, secret []byte, seen map[uintptr]bool) bool {
 	case reflect.Pointer, reflect.Interface:
 		return bytesWithin(v.Elem(), secret, seen)
 	case reflect.Struct:
-		for i := range v.NumField() {
-			if bytesWithin(v.Field(i), secret, seen) {
+		for _, field := range v.Fields() {
+			if bytesWithin(field, secret, seen) {
 				return true
 			}
 		}

@@ -256,10 +256,10 @@ func TestConcurrentUse(t *testing.T) {
 	m := parse(t, about)
 	var users sync.WaitGroup
 	for n := range 4 {
+		path, err := vault.DevicePath(uint32(n))
+		require.NoError(t, err)
 		users.Go(func() {
 			for range 50 {
-				path, err := vault.DevicePath(uint32(n))
-				assert.NoError(t, err)
 				if key, err := v.DeriveEd25519(path); err == nil {
 					assert.NoError(t, key.Use(func(b []byte) { assert.Len(t, b, 32) }))
 					key.Wipe()

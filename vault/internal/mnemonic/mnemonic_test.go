@@ -138,7 +138,7 @@ func TestRefused(t *testing.T) {
 			phrase, err := mnemonic.Parse([]byte(c.text))
 			require.ErrorContains(t, err, c.want)
 			require.Nil(t, phrase)
-			for _, word := range strings.Fields(c.text) {
+			for word := range strings.FieldsSeq(c.text) {
 				// "about" and "a" are words of the messages themselves.
 				if len(word) > 5 {
 					require.NotContains(t, err.Error(), word)
