@@ -46,7 +46,7 @@ type Failure struct {
 
 // members calls member for each member of a payload, which must be an object
 // without duplicates.
-func members(payload []byte, member func(name string, value []byte)) error {
+func members(payload []byte, member func(name, value []byte)) error {
 	if payload[0] != '{' {
 		return PayloadError("payload is not an object")
 	}
@@ -57,7 +57,7 @@ func members(payload []byte, member func(name string, value []byte)) error {
 		if duplicate = !seen.add(key); duplicate {
 			return false
 		}
-		member(string(key), value)
+		member(key, value)
 		return true
 	})
 	if duplicate {
@@ -79,8 +79,8 @@ func ParseRequest(payload []byte) (Request, error) {
 		}
 	}
 	named := false
-	err := members(payload, func(name string, value []byte) {
-		switch name {
+	err := members(payload, func(name, value []byte) {
+		switch string(name) {
 		case "operationId":
 			if op := text(value); op != nil {
 				r.Operation, named = string(op), true
@@ -141,8 +141,8 @@ func parseIdentity(value []byte) *Identity {
 // The result shares memory with payload.
 func ParseOutput(payload []byte) ([]byte, error) {
 	output := []byte("null")
-	err := members(payload, func(name string, value []byte) {
-		if name == "output" {
+	err := members(payload, func(name, value []byte) {
+		if string(name) == "output" {
 			output = value
 		}
 	})
@@ -153,8 +153,8 @@ func ParseOutput(payload []byte) ([]byte, error) {
 // payload.
 func ParseFailure(payload []byte) (Failure, error) {
 	var f Failure
-	err := members(payload, func(name string, value []byte) {
-		switch name {
+	err := members(payload, func(name, value []byte) {
+		switch string(name) {
 		case "code":
 			f.Code = string(text(value))
 		case "message":
@@ -173,8 +173,8 @@ func ParseFailure(payload []byte) (Failure, error) {
 
 // ParseCredit decodes the payload of call.credit.
 func ParseCredit(payload []byte) (items int64, err error) {
-	err = members(payload, func(name string, value []byte) {
-		if name == "items" {
+	err = members(payload, func(name, value []byte) {
+		if string(name) == "items" {
 			items, _ = positive(value)
 		}
 	})
@@ -187,7 +187,7 @@ func ParseCredit(payload []byte) (items int64, err error) {
 // CheckObject reports a duplicate member or another kind of value in a payload
 // without members of its own (call.aborted, call.completed).
 func CheckObject(payload []byte) error {
-	return members(payload, func(string, []byte) {})
+	return members(payload, func(_, _ []byte) {})
 }
 
 func null(value []byte) bool { return string(value) == "null" }
