@@ -504,12 +504,13 @@ func (p *Pool) rttOf(key Key) time.Duration {
 	return 0
 }
 
-// bestOther is the known relay with the fastest usable link that is no home.
+// bestOther is the relay that could be a home, by the fastest link, and is
+// none.
 func (p *Pool) bestOther() *slot {
 	var best *slot
 	for _, key := range p.known {
 		s := p.slots[key]
-		if !s.link.usable() || slices.Contains(p.homes, key) {
+		if !s.link.usable() || s.link.Mode() != ModeHome || slices.Contains(p.homes, key) {
 			continue
 		}
 		if best == nil || s.link.RTT() < best.link.RTT() {
@@ -551,12 +552,18 @@ func (p *Pool) elect() (homes []Key, changed bool) {
 	})
 	p.chosen = slices.Clone(p.homes)
 	slices.SortFunc(p.chosen, func(a, b Key) int { return slices.Compare(a[:], b[:]) })
+	for _, key := range before {
+		// Peers may know it as a home for a while: it is kept like any other.
+		if l := p.slots[key].link; l != nil && !slices.Contains(p.chosen, key) {
+			l.touch()
+		}
+	}
 	return slices.Clone(p.homes), !slices.Equal(before, p.chosen)
 }
 
-// dialCandidates starts the attempts that are due: all candidates while
-// measuring or while a home is missing, and homes that are only linked as
-// foreign relays.
+// dialCandidates starts the attempts that are due: to all candidates while
+// measuring or while a home is missing, then also to those that are linked as
+// foreign relays only.
 func (p *Pool) dialCandidates(now time.Time, candidates []*slot, at *schedule) {
 	usable := 0
 	for _, key := range p.homes {
@@ -566,7 +573,7 @@ func (p *Pool) dialCandidates(now time.Time, candidates []*slot, at *schedule) {
 	}
 	all := usable < homesWanted || !p.measure.IsZero()
 	for _, s := range candidates {
-		upgrade := s.link != nil && s.link.Mode() != ModeHome && slices.Contains(p.homes, s.key)
+		upgrade := s.link != nil && s.link.Mode() != ModeHome && usable < homesWanted
 		switch {
 		case s.dial != nil || s.link != nil && !upgrade || s.link == nil && !all || now.Before(s.homeHold):
 		case now.Before(s.next):
@@ -681,7 +688,10 @@ func (p *Pool) attach(s *slot, d *dial, l *poolLink, welcome Welcome) {
 	p.mu.Lock()
 	old := s.link
 	s.link, s.dial = l, nil
-	s.err, s.homeHold, s.hold = nil, time.Time{}, time.Time{}
+	s.err, s.hold = nil, time.Time{}
+	if d.mode == ModeHome {
+		s.homeHold = time.Time{}
+	}
 	if old == nil {
 		s.since = time.Now()
 	}
