@@ -366,8 +366,12 @@ func (s *nodeSet) load(entries []nodeEntry) {
 			}
 		}
 		if addrs = trimAddrs(addrs, MaxRelayAddrs); len(addrs) > 0 {
-			s.insert(node{info: peer.AddrInfo{ID: id, Addrs: addrs}, seen: e.Seen, good: e.Good})
+			s.nodes = append(s.nodes, node{info: peer.AddrInfo{ID: id, Addrs: addrs}, seen: e.Seen, good: e.Good})
 		}
+	}
+	slices.SortStableFunc(s.nodes, betterNode)
+	if len(s.nodes) > s.limit {
+		s.nodes = s.nodes[:s.limit]
 	}
 }
 

@@ -180,25 +180,27 @@ func (m *mdns) browse(ctx context.Context, family zeroconf.IPType) error {
 	return err
 }
 
-// take reads the text of one answer.
+// take reads the text of one answer, passing over what is not an address of
+// another node.
 func (m *mdns) take(texts []string) {
-	var p2p []ma.Multiaddr
+	var infos []peer.AddrInfo
 	for _, text := range texts[:min(len(texts), 2*mdnsAddrs)] {
 		text, ok := strings.CutPrefix(text, mdnsPrefix)
 		if !ok || len(text) > 2*maxAddrBytes {
 			continue
 		}
-		if a, err := ma.NewMultiaddr(text); err == nil && !manet.IsIPLoopback(a) {
-			p2p = append(p2p, a)
+		info, err := peer.AddrInfoFromString(text)
+		if err != nil || info.ID == m.host.ID() || len(info.Addrs) == 0 || manet.IsIPLoopback(info.Addrs[0]) {
+			continue
+		}
+		if i := indexPeer(infos, info.ID); i >= 0 {
+			infos[i].Addrs = append(infos[i].Addrs, info.Addrs...)
+		} else {
+			infos = append(infos, *info)
 		}
 	}
-	infos, err := peer.AddrInfosFromP2pAddrs(p2p...)
-	if err != nil {
-		return
-	}
 	for _, info := range infos {
-		info.Addrs = trimAddrs(info.Addrs, MaxAddrs)
-		if info.ID == m.host.ID() || len(info.Addrs) == 0 {
+		if info.Addrs = trimAddrs(info.Addrs, MaxAddrs); len(info.Addrs) == 0 {
 			continue
 		}
 		m.mu.Lock()
