@@ -26,8 +26,9 @@ type Config struct {
 	Network string
 	// Join are tickets of nodes to enter the network by.
 	Join []string
-	// Listen are multiaddrs to listen on; QUIC, TCP and WebSocket on free
-	// ports of every interface when nil, nothing when empty but not nil.
+	// Listen are multiaddrs to listen on. When nil: QUIC, TCP and WebSocket on
+	// every interface, on port 4242 for a relay, else on a port chosen once and
+	// kept in CacheDir. Nothing when empty but not nil.
 	Listen []string
 	// Relay makes this node a relay, bootstrap node and DHT server.
 	Relay *RelayConfig

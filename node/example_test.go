@@ -17,7 +17,7 @@ func Example() {
 
 	alice, _ := node.New(node.Config{Key: aliceKey, Relay: &node.RelayConfig{}})
 	alice.Calls().Register(call.Operation{
-		Spec: call.Spec{Name: "greet/hello", OpType: call.Query, Visibility: call.External},
+		Spec: call.Spec{Name: "greet/hello"},
 		Handler: call.HandlerFunc(func(_ context.Context, r *call.Request) (any, error) {
 			return map[string]any{"hello": r.Input}, nil
 		}),

@@ -73,7 +73,7 @@ func New(cfg Config) (*Node, error) {
 	}
 	n := &Node{
 		cfg: cfg, log: cfg.Logger, peers: cfg.Peers, host: host, key: key, network: cfg.Network,
-		registry: protocols.NewHandlerRegistry(),
+		registry: new(protocols.HandlerRegistry),
 		calls: call.New(call.Config{
 			Provider: cfg.Peers, Timeout: cfg.CallTimeout, MaxTimeout: cfg.MaxCallTimeout, Logger: cfg.Logger,
 		}),
