@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -145,9 +146,7 @@ func (p *pipe) finish() {
 	close(p.done)
 	p.mu.Unlock()
 	for _, end := range ends {
-		if end != nil {
-			end(code)
-		}
+		end(code)
 	}
 }
 
@@ -178,7 +177,7 @@ func newExchange() *exchange {
 type pipeStream struct {
 	*exchange
 	side     int
-	once     sync.Once
+	dropped  atomic.Bool
 	released func()
 }
 
@@ -301,5 +300,10 @@ func (s *pipeStream) disarm() {
 	}
 }
 
-// drop tells the pipe that this side holds the stream no more.
-func (s *pipeStream) drop() { s.once.Do(s.released) }
+// drop tells the pipe that this side holds the stream no more; the end of the
+// pipe may bring it back here.
+func (s *pipeStream) drop() {
+	if !s.dropped.Swap(true) {
+		s.released()
+	}
+}

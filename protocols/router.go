@@ -66,16 +66,18 @@ type Router struct {
 	cancel   context.CancelFunc
 	draining chan struct{}
 	stopped  chan struct{}
-	stopErr  error          // set before stopped is closed
 	running  sync.WaitGroup // handlers, with the streams they leave closing
 
-	mu        sync.Mutex
-	started   bool
-	closing   bool
-	sessions  map[sessionKey]*routed
-	live      map[*routed]struct{} // until the last stream of the session is gone
-	opening   map[*opening]struct{}
+	lifecycle sync.Mutex // held by Start; the next two are its work
+	handled   []string
 	stopWatch func()
+
+	mu       sync.Mutex
+	started  bool
+	closing  bool
+	sessions map[sessionKey]*routed
+	live     map[*routed]struct{} // until the last stream of the session is gone
+	opening  map[*opening]struct{}
 
 	protect   sync.Mutex // orders the calls of Host.Protect and Unprotect
 	protected map[peer.ID]int
@@ -135,20 +137,19 @@ func New(config RouterConfig) (*Router, error) {
 
 // Start freezes the registry and begins to take streams.
 func (r *Router) Start() error {
+	r.lifecycle.Lock()
+	defer r.lifecycle.Unlock()
 	r.mu.Lock()
-	if r.started || r.closing {
-		r.mu.Unlock()
-		return errors.New("router: started or shut down before")
-	}
+	before := r.started || r.closing
 	r.started = true
 	r.mu.Unlock()
-
+	if before {
+		return errors.New("router: started or shut down before")
+	}
 	r.config.Registry.Freeze()
-	stop := r.config.Host.WatchPeers(r.peerChanged)
-	r.mu.Lock()
-	r.stopWatch = stop
-	r.mu.Unlock()
-	for _, alpn := range r.config.Registry.ALPNs() {
+	r.stopWatch = r.config.Host.WatchPeers(r.peerChanged)
+	r.handled = r.config.Registry.ALPNs()
+	for _, alpn := range r.handled {
 		h, _ := r.config.Registry.Get(alpn)
 		r.config.Host.SetStreamHandler(ProtocolID(alpn), func(st network.Stream) { r.inbound(h, alpn, st) })
 	}
@@ -256,26 +257,28 @@ func (r *Router) Recheck() {
 // that are open are still accepted while they drain, so that a handler can
 // answer that it is draining (NODE-63).
 //
-// Shutdown returns after the last handler has, or when ctx ends, which cuts
-// the draining short; the error then says that handlers still run. It may be
-// called more than once: every call waits for the end.
+// Shutdown returns after the last handler has, or when ctx ends: that cuts the
+// draining short, and the error then says that handlers still run. It may be
+// called more than once, and each call waits for the end.
 func (r *Router) Shutdown(ctx context.Context) error {
 	r.mu.Lock()
 	first := !r.closing
 	r.closing = true
-	started, stopWatch := r.started, r.stopWatch
 	r.mu.Unlock()
-	if !first {
-		select {
-		case <-r.stopped:
-			return r.stopErr
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	if first {
+		close(r.draining)
+		go r.drain(ctx)
 	}
-	defer close(r.stopped)
+	select {
+	case <-r.stopped:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("shut down: handlers still run: %w", ctx.Err())
+	}
+}
 
-	close(r.draining)
+// drain is Shutdown's work; it ends when the last handler has.
+func (r *Router) drain(cut context.Context) {
 	idle := make(chan struct{})
 	go func() {
 		r.running.Wait()
@@ -286,23 +289,19 @@ func (r *Router) Shutdown(ctx context.Context) error {
 	select {
 	case <-idle:
 	case <-timeout.C:
-	case <-ctx.Done():
+	case <-cut.Done():
 	}
 	r.cancel()
-	if started {
-		for _, alpn := range r.config.Registry.ALPNs() {
-			r.config.Host.RemoveStreamHandler(ProtocolID(alpn))
-		}
+	r.lifecycle.Lock() // a Start that is under way comes first
+	defer r.lifecycle.Unlock()
+	for _, alpn := range r.handled {
+		r.config.Host.RemoveStreamHandler(ProtocolID(alpn))
 	}
-	select {
-	case <-idle:
-	case <-ctx.Done():
-		r.stopErr = fmt.Errorf("shut down: handlers still run: %w", ctx.Err())
+	<-idle
+	if r.stopWatch != nil {
+		r.stopWatch()
 	}
-	if stopWatch != nil {
-		stopWatch()
-	}
-	return r.stopErr
+	close(r.stopped)
 }
 
 // find returns the open session of a key, if there is one, and marks the

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -75,7 +76,7 @@ func (s *singleSource) onEnd(end func(code uint32)) { s.stream.end = end }
 type singleStream struct {
 	rwc   io.ReadWriteCloser
 	end   func(code uint32)
-	once  sync.Once
+	over  atomic.Bool
 	ended chan struct{}
 }
 
@@ -100,13 +101,13 @@ func (s *singleStream) Close() error { return s.finish(0) }
 
 func (s *singleStream) Reset(code uint32) error { return s.finish(code) }
 
-func (s *singleStream) finish(code uint32) (err error) {
-	s.once.Do(func() {
-		err = s.rwc.Close()
-		close(s.ended)
-		if s.end != nil {
-			s.end(code)
-		}
-	})
+// finish may come back to itself through end.
+func (s *singleStream) finish(code uint32) error {
+	if s.over.Swap(true) {
+		return nil
+	}
+	err := s.rwc.Close()
+	close(s.ended)
+	s.end(code)
 	return err
 }
