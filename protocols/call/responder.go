@@ -23,6 +23,7 @@ type served struct {
 	s      *Session
 	home   *stream
 	op     *entry
+	load   *load // guarded by the session's mutex
 	req    Request
 	window bool // the caller gives credit
 	ctx    context.Context
@@ -99,36 +100,40 @@ func (r *served) start() *Error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st.requests++
-	count, limit := &s.calls, s.limits.Requests
+	r.load = &s.calls
+	limit := s.limits.Requests
 	if r.op.Stream != nil {
-		count, limit = &s.subscriptions, s.limits.Subscriptions
+		r.load = &s.subscriptions
+		limit = s.limits.Subscriptions
 	}
 	switch {
 	case s.draining || s.err != nil:
 		return overloaded("draining", "shutting down")
 	case st.role == excess:
 		return overloaded("overloaded", "too many streams")
-	case *count >= limit:
+	case r.load.full(limit):
 		return overloaded("overloaded", "too many requests")
 	}
-	*count++
+	r.load.open++
+	r.load.running++
 	st.serving++
 	s.serving[r.req.ID] = r
 	if !r.req.Deadline.IsZero() {
 		r.timer = time.AfterFunc(time.Until(r.req.Deadline), r.timeout)
 	}
 	s.wg.Go(func() {
-		defer s.served(count)
+		defer r.returned()
 		r.run()
 	})
 	return nil
 }
 
-// served counts a handler out that has returned.
-func (s *Session) served(count *int) {
+// returned counts a handler out.
+func (r *served) returned() {
+	s := r.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	*count--
+	r.load.running--
 	if s.draining {
 		s.poked()
 	}
@@ -455,14 +460,16 @@ func (r *served) terminal(send func() error, cause error) error {
 		r.mu.Unlock()
 		return nil
 	}
-	// The id is free as soon as the peer can have read the event.
+	// Id and place are free as soon as the peer can have read the event.
 	s.mu.Lock()
 	delete(s.serving, r.req.ID)
+	r.load.open--
 	s.mu.Unlock()
 	err := send()
 	if errors.Is(err, errNoRoom) || errors.Is(err, wire.ErrFrameTooLarge) {
 		s.mu.Lock()
 		s.serving[r.req.ID] = r
+		r.load.open++
 		s.mu.Unlock()
 		r.mu.Unlock()
 		return err

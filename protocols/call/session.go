@@ -57,14 +57,23 @@ type Session struct {
 	poolLimit int
 	inStreams int // streams the peer has open
 
-	pending map[string]*pending // our requests
-	serving map[string]*served  // the peer's, until their terminal event
-	// Handlers at work, terminal event or not, by kind.
-	calls, subscriptions int
+	pending              map[string]*pending // our requests
+	serving              map[string]*served  // the peer's, until their terminal event
+	calls, subscriptions load
 	draining             bool
 
 	answered [answeredSlots]uint64 // hashes of recently answered calls (CALL-50)
 }
+
+// load counts the peer's requests of one kind.
+type load struct {
+	open    int // without terminal event
+	running int // handlers that have not returned; those of aborted requests too
+}
+
+// full reports whether another request is over the limit. Handlers that have
+// not yet returned from ended requests get as much again.
+func (l *load) full(limit int) bool { return l.open >= limit || l.running >= 2*limit }
 
 func newSession(ctx context.Context, p *Protocol, conn protocols.Connection, peer auth.Context) *Session {
 	s := &Session{
@@ -269,7 +278,7 @@ func (s *Session) drained() bool {
 			ours++
 		}
 	}
-	if s.calls > 0 || ours > 0 {
+	if s.calls.running > 0 || ours > 0 {
 		s.mu.Unlock()
 		return false
 	}
@@ -277,7 +286,7 @@ func (s *Session) drained() bool {
 	for _, r := range s.serving {
 		subs = append(subs, r)
 	}
-	running := s.subscriptions
+	running := s.subscriptions.running
 	s.mu.Unlock()
 	for _, r := range subs {
 		r.fail(overloaded("draining", "shutting down"))
