@@ -32,8 +32,17 @@ const (
 	lockRetry = 20 * time.Millisecond
 )
 
+// ErrInvalid is matched by the errors of a file that is not a valid registry,
+// and of an Update that would make it one.
+var ErrInvalid = errors.New("not a valid registry of peers")
+
+// invalid adds ErrInvalid to what errors.Is finds, not to the text.
+type invalid struct{ error }
+
+func (e invalid) Unwrap() []error { return []error{ErrInvalid, e.error} }
+
 // Load reads the file. One that does not exist is an empty registry; one that
-// is not valid is an error as in `peers.json:7:5: auth.peers[0].scopes[1]
+// is not valid is an error that matches ErrInvalid, as in `peers.json:7:5: auth.peers[0].scopes[1]
 // (worker-a): is empty`, through which errors.As finds the *auth.FieldError.
 func Load(path string) (*auth.Config, error) {
 	f, err := os.Open(path)
@@ -49,12 +58,12 @@ func Load(path string) (*auth.Config, error) {
 		return nil, fmt.Errorf("read peers: %w", err)
 	}
 	if len(text) > maxBytes {
-		return nil, fmt.Errorf("%s: larger than %d bytes", path, maxBytes)
+		return nil, invalid{fmt.Errorf("%s: larger than %d bytes", path, maxBytes)}
 	}
 	cfg, err := auth.ParseConfig(text)
 	var field *auth.FieldError
 	if errors.As(err, &field) {
-		return nil, fmt.Errorf("%s:%d:%d: %w", path, field.Line, field.Column, err)
+		return nil, invalid{fmt.Errorf("%s:%d:%d: %w", path, field.Line, field.Column, err)}
 	}
 	return cfg, err
 }
@@ -78,14 +87,14 @@ func Update(ctx context.Context, path string, edit func(*auth.Config) error) err
 		return err
 	}
 	if err := cfg.Validate(); err != nil {
-		return fmt.Errorf("peers not changed: %w", err)
+		return invalid{fmt.Errorf("peers not changed: %w", err)}
 	}
 	text, err := cfg.Append(nil)
 	if err != nil {
 		return err
 	}
 	if len(text) > maxBytes {
-		return fmt.Errorf("peers not changed: larger than %d bytes", maxBytes)
+		return invalid{fmt.Errorf("peers not changed: larger than %d bytes", maxBytes)}
 	}
 	if err := replace(path, text); err != nil {
 		return fmt.Errorf("write peers: %w", err)

@@ -84,6 +84,7 @@ func TestNODE27LoadNamesFileLineAndField(t *testing.T) {
 		require.ErrorContains(t, err, path+want, text)
 		var field *auth.FieldError
 		require.ErrorAs(t, err, &field)
+		require.ErrorIs(t, err, peerfile.ErrInvalid)
 		// Nor does an update build on it.
 		require.ErrorContains(t, peerfile.Update(t.Context(), path, addPeer("x")), want)
 	}
