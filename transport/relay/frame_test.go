@@ -225,7 +225,7 @@ func FuzzReader(f *testing.F) {
 			got, err := r.Next()
 			if wantErr != nil {
 				require.Error(t, err)
-				require.Equal(t, len(rest) == 0, err == io.EOF)
+				require.Equal(t, len(rest) == 0, errors.Is(err, io.EOF))
 				return
 			}
 			require.NoError(t, err)

@@ -88,9 +88,12 @@ func TestPATH28StuckWrite(t *testing.T) {
 
 // greetAsRelay answers a Hello, then sends what is given.
 func greetAsRelay(t *testing.T, s net.Conn, then []byte) {
-	h, err := relay.ParseHello(readGreeting(t, s))
-	if err != nil || h.Version != relay.Version {
-		t.Error("no hello:", h, err)
+	hello, err := relay.NewFrameReader(s).Greeting()
+	if err != nil {
+		t.Error("no hello:", err)
+	}
+	if _, err := relay.ParseHello(hello); err != nil {
+		t.Error("no hello:", err)
 	}
 	raw, err := relay.AppendWelcome(nil, relay.Welcome{Version: relay.Version, Time: time.Now().UnixMilli()})
 	if err != nil {
@@ -220,15 +223,15 @@ func TestGreetingFails(t *testing.T) {
 		require.ErrorIs(t, dial(short, func(s net.Conn) { _, _ = io.Copy(io.Discard, s) }), context.DeadlineExceeded)
 
 		require.ErrorIs(t, dial(ctx, func(s net.Conn) {
-			readGreeting(t, s)
+			_, _ = relay.NewFrameReader(s).Greeting()
 			_, _ = s.Write([]byte(text("{")))
 		}), relay.ErrFrame)
 		require.ErrorIs(t, dial(ctx, func(s net.Conn) {
-			readGreeting(t, s)
+			_, _ = relay.NewFrameReader(s).Greeting()
 			_ = s.Close()
 		}), io.ErrUnexpectedEOF)
 		requireGoAway(t, dial(ctx, func(s net.Conn) {
-			readGreeting(t, s)
+			_, _ = relay.NewFrameReader(s).Greeting()
 			_, _ = s.Write([]byte(text(`{"version":1,"time":0,"refused":4}`)))
 		}), relay.GoAwayDenied)
 	})

@@ -156,6 +156,6 @@ func TestFIFO(t *testing.T) {
 		require.Equal(t, want, f.pop())
 		want++
 	}
-	require.Equal(t, next, want)
+	require.Equal(t, want, next)
 	require.Less(t, cap(f.items), 2*1024)
 }

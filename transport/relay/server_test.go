@@ -173,7 +173,7 @@ func TestSilentStrangerIsDropped(t *testing.T) {
 		require.Error(t, get(t, w.served))
 		require.Equal(t, 10*time.Second, time.Since(start))
 
-		s = w.raw(key(1), hello())
+		w.raw(key(1), hello())
 		start = time.Now()
 		require.Error(t, get(t, w.served))
 		require.Equal(t, 20*time.Second, time.Since(start))

@@ -31,7 +31,7 @@ func ping(ms int64) disco.Ping {
 	return disco.Ping{TxID: disco.NewTxID(), BootID: disco.NewBootID(time.UnixMilli(ms))}
 }
 
-// PATH-10
+// PATH-10: what a relay brings opens for its receiver, from its sender, only.
 func TestPATH10OverRelay(t *testing.T) {
 	a, b, c := newIdentity(t), newIdentity(t), newIdentity(t)
 	for name, m := range samples() {

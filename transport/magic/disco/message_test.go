@@ -47,7 +47,7 @@ func TestMessagesReturn(t *testing.T) {
 		back, err := disco.ParseMessage(raw)
 		require.NoError(t, err, name)
 		require.Equal(t, m, back, name)
-		for n := range len(raw) {
+		for n := range raw {
 			if _, err := disco.ParseMessage(raw[:n]); err == nil {
 				_, ping := m.(disco.Ping)
 				require.True(t, ping && n >= 29, "%s cut to %d bytes is taken", name, n)
@@ -122,7 +122,7 @@ func FuzzParseMessage(f *testing.F) {
 	})
 }
 
-// PATH-11
+// PATH-11: 1,024 transactions are remembered.
 func TestPATH11Window(t *testing.T) {
 	var w disco.Window
 	tx := func(i int) disco.TxID { return disco.TxID{byte(i), byte(i >> 8), byte(i >> 16)} }
@@ -136,7 +136,7 @@ func TestPATH11Window(t *testing.T) {
 	require.True(t, w.Add(tx(3000-1025)), "fell out of the window")
 }
 
-// PATH-11
+// PATH-11: a higher boot acts only when it is proven.
 func TestPATH11Boots(t *testing.T) {
 	now := time.UnixMilli(1_700_000_000_000)
 	first, second, third := disco.NewBootID(now), disco.NewBootID(now.Add(time.Millisecond)), disco.NewBootID(now.Add(time.Hour))
