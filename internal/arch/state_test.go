@@ -61,8 +61,7 @@ func TestPeerInputIsDecodedStrictly(t *testing.T) {
 // variables are the package variables that are neither errors nor constants
 // in all but name, each with the reason it may exist.
 var variables = map[string]string{
-	"cmd/alknet-p2p.version": "the linker sets it",
-	"transport/magic.Addr":   "libp2p's table of multiaddr protocols is global, and must not change while addresses are parsed",
+	"transport/magic.Addr": "libp2p's table of multiaddr protocols is global, and must not change while addresses are parsed",
 }
 
 // constructors make values that nothing changes afterwards.
