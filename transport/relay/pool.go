@@ -116,6 +116,7 @@ type slot struct {
 	key      Key
 	link     *poolLink // open link or nil
 	dial     *dial     // running attempt or nil
+	told     bool      // OnLink was last told that it is up
 	failures int
 	next     time.Time // no attempt before, unless the network changes
 	// The relay does not want us before these times: as a home, at all.
@@ -131,6 +132,14 @@ type dial struct {
 	cancel context.CancelCauseFunc
 	done   chan struct{}
 	err    error // valid after done
+}
+
+// again says that who waits for a foreign link should try once more: the
+// attempt was cut short, or asked for more than that.
+func (d *dial) again() bool {
+	var away *GoAwayError
+	return errors.Is(d.err, errKicked) ||
+		d.mode == ModeHome && errors.As(d.err, &away) && away.Reason == GoAwayDenied
 }
 
 // errKicked ends an attempt that a change of network made pointless.
@@ -268,7 +277,7 @@ func (p *Pool) Foreign(ctx context.Context, relay Key) error {
 		}
 		select {
 		case <-d.done:
-			if d.err != nil && !errors.Is(d.err, errKicked) {
+			if d.err != nil && !d.again() {
 				return fmt.Errorf("open foreign link: %w", d.err)
 			}
 		case <-ctx.Done():
@@ -692,7 +701,7 @@ func (p *Pool) attach(s *slot, d *dial, l *poolLink, welcome Welcome) {
 	if d.mode == ModeHome {
 		s.homeHold = time.Time{}
 	}
-	if old == nil {
+	if !s.told {
 		s.since = time.Now()
 	}
 	p.publish()
@@ -706,15 +715,27 @@ func (p *Pool) attach(s *slot, d *dial, l *poolLink, welcome Welcome) {
 	if p.cfg.OnWelcome != nil {
 		p.cfg.OnWelcome(s.key, welcome)
 	}
-	if old == nil && p.cfg.OnLink != nil {
-		p.cfg.OnLink(s.key, true, nil)
+	p.tell(s, true, nil)
+}
+
+// tell calls OnLink if that is news. Called with tellMu held, and not mu.
+func (p *Pool) tell(s *slot, up bool, reason error) {
+	if s.told == up {
+		return
+	}
+	s.told = up
+	if p.cfg.OnLink != nil {
+		p.cfg.OnLink(s.key, up, reason)
 	}
 }
 
 // failed notes an attempt that came to nothing.
 func (p *Pool) failed(s *slot, d *dial, err error) {
+	p.tellMu.Lock()
+	defer p.tellMu.Unlock()
 	p.mu.Lock()
 	s.dial = nil
+	linked := s.link != nil
 	if !errors.Is(err, errKicked) {
 		s.failures++
 		s.err = err
@@ -724,6 +745,9 @@ func (p *Pool) failed(s *slot, d *dial, err error) {
 	p.log.Debug("relay link failed", "relay", s.key, "err", err)
 	d.err = err
 	close(d.done)
+	if !linked {
+		p.tell(s, false, err)
+	}
 }
 
 // detach notes the end of a link.
@@ -744,11 +768,15 @@ func (p *Pool) detach(s *slot, l *poolLink) {
 	s.link, s.rtt, s.since, s.err = nil, l.RTT(), now, l.Err()
 	p.postpone(s, l.Mode(), s.err)
 	p.publish()
+	// Where an attempt in another mode makes the relay drop this link, the new
+	// one is up in a moment, or the attempt fails and tells.
+	var away *GoAwayError
+	upgrading := s.dial != nil && errors.As(s.err, &away) && away.Reason == GoAwayReplaced
 	p.mu.Unlock()
 
 	p.log.Debug("relay link down", "relay", s.key, "err", l.Err())
-	if p.cfg.OnLink != nil {
-		p.cfg.OnLink(s.key, false, l.Err())
+	if !upgrading {
+		p.tell(s, false, l.Err())
 	}
 }
 

@@ -37,6 +37,7 @@ type queue struct {
 	control fifo[item]
 	flows   map[Key]*flow
 	turns   fifo[*flow] // flows in the order of their turns; one that ran dry leaves at its turn
+	spare   *flow       // an empty one for the next pair, with its memory
 	frames  int
 	bytes   int
 	last    bool // a GoAway is in, after which nothing follows
@@ -108,7 +109,10 @@ func (q *queue) put(pair Key, f Frame, now time.Time) {
 	}
 	fl := q.flows[pair]
 	if fl == nil {
-		fl = &flow{key: pair}
+		if fl, q.spare = q.spare, nil; fl == nil {
+			fl = new(flow)
+		}
+		fl.key, fl.credit = pair, 0
 		q.flows[pair] = fl
 		q.turns.push(fl)
 	}
@@ -191,6 +195,7 @@ func (q *queue) take(dst []byte, now time.Time) (out []byte, frames int, last bo
 		}
 		if fl.bytes == 0 {
 			delete(q.flows, fl.key)
+			q.spare = fl
 		} else {
 			q.turns.push(fl)
 		}
