@@ -159,6 +159,27 @@ func TestLockWipes(t *testing.T) {
 	})
 }
 
+// A sweep that was under way when the vault was locked leaves the timer of the
+// keys of after it alone.
+func TestLateSweep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := unlockedVault(t, Config{})
+		derive(t, v, "m/1'")
+		s := v.state
+		s.mu.Lock()
+		time.Sleep(DefaultCacheTTL + time.Nanosecond) // the timer fires, and waits for the lock
+		s.lockLocked()
+		s.cache.put(cacheKey{Ed25519, "m/2'"}, &DerivedKey{KeyType: Ed25519, private: newSecret([]byte{1})})
+		s.scheduleSweep()
+		timer := s.sweep
+		s.mu.Unlock()
+		synctest.Wait()
+		require.NotNil(t, timer)
+		require.Same(t, timer, s.sweep)
+		require.NoError(t, v.Close())
+	})
+}
+
 // A vault that was dropped without Close is wiped by the collector.
 func TestDroppedVaultIsWiped(t *testing.T) {
 	seed := func() secret {

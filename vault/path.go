@@ -158,7 +158,7 @@ func ed25519Path(p Path) (Path, []uint32, error) {
 		return "", nil, fmt.Errorf("%w: an Ed25519 path is hardened throughout", ErrInvalidPath)
 	case canonical == DevicePrefix:
 		return "", nil, fmt.Errorf("%w: %s is a prefix, not a key", ErrInvalidPath, DevicePrefix)
-	case canonical == encryptionPrefix || strings.HasPrefix(string(canonical), string(encryptionPrefix)+"/"):
+	case strings.HasPrefix(string(canonical), string(encryptionPrefix)): // which ends with an index
 		return "", nil, fmt.Errorf("%w: %s is for encryption keys", ErrInvalidPath, encryptionPrefix)
 	}
 	return canonical, indices, nil

@@ -60,7 +60,7 @@ func New(words int) ([]byte, error) {
 // FromEntropy returns the canonical phrase that encodes 16, 20, 24, 28 or 32
 // bytes of entropy. The caller wipes it.
 func FromEntropy(entropy []byte) ([]byte, error) {
-	text, err := bip39.NewMnemonic(entropy)
+	text, err := bip39.NewMnemonic(entropy) // a string, which stays until it is collected
 	if err != nil {
 		return nil, ErrWords
 	}
