@@ -502,7 +502,7 @@ func TestPATH27DeniedHome(t *testing.T) {
 		time.Sleep(61 * time.Second)
 		require.False(t, p.Homes()[0].Home)
 		require.NoError(t, p.Foreign(context.Background(), key(1)))
-		time.Sleep(4 * time.Minute)
+		time.Sleep(3 * time.Minute)
 		require.Len(t, n.dialled(), 1, "not asked again soon")
 	})
 }
