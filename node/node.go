@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -38,7 +39,7 @@ type Node struct {
 	peers    *auth.Peers
 	host     *transport.Host
 	registry *protocols.HandlerRegistry
-	router   *protocols.Router
+	router   atomic.Pointer[protocols.Router] // nil before Start
 	calls    *call.Protocol
 	key      string
 
@@ -128,7 +129,7 @@ func (n *Node) Start(ctx context.Context) error {
 		_ = n.host.Close()
 		return fmt.Errorf("start node: %w", err)
 	}
-	n.router = router
+	n.router.Store(router)
 	return nil
 }
 
@@ -142,11 +143,10 @@ func (n *Node) Online(ctx context.Context) error { return n.host.Online(ctx) }
 // returns after the last goroutine.
 func (n *Node) Close() error {
 	n.mu.Lock()
-	router := n.router
 	n.closed = true
 	n.mu.Unlock()
 	var errs []error
-	if router != nil {
+	if router := n.router.Load(); router != nil {
 		errs = append(errs, router.Shutdown(context.Background()))
 	}
 	errs = append(errs, n.host.Close())
@@ -156,8 +156,8 @@ func (n *Node) Close() error {
 // Recheck applies a changed registry to open sessions: those whose peer lost
 // its identity, or has another, are closed (NODE-28).
 func (n *Node) Recheck() {
-	if n.router != nil {
-		n.router.Recheck()
+	if router := n.router.Load(); router != nil {
+		router.Recheck()
 	}
 }
 

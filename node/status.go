@@ -49,15 +49,20 @@ type SessionStatus struct {
 	Since  time.Time `json:"since"`
 }
 
-// Status tells the state at this moment. The node must have been started.
+// Status tells the state at this moment.
 func (n *Node) Status() Status {
-	host := n.host.Status()
 	st := Status{
 		NodeKey: n.key, PeerID: n.ID().String(), Network: n.network,
-		Online: host.Online, Reachability: string(host.Reachability),
-		NAT:    NAT{Mapping: "unknown", Filtering: "unknown"},
-		Relays: []RelayStatus{}, Sessions: []SessionStatus{},
+		Reachability: string(transport.ReachabilityUnknown),
+		NAT:          NAT{Mapping: "unknown", Filtering: "unknown"},
+		Relays:       []RelayStatus{}, Sessions: []SessionStatus{},
 	}
+	router := n.router.Load()
+	if router == nil {
+		return st
+	}
+	host := n.host.Status()
+	st.Online, st.Reachability = host.Online, string(host.Reachability)
 	for _, r := range host.Relays {
 		id := r.Peer.String()
 		if st.HomeRelay == nil && r.Home && r.Up {
@@ -65,7 +70,7 @@ func (n *Node) Status() Status {
 		}
 		st.Relays = append(st.Relays, RelayStatus{PeerID: id, Addr: r.Addr, RTT: millis(r.RTT), Home: r.Home, Up: r.Up})
 	}
-	for _, s := range n.router.Sessions() {
+	for _, s := range router.Sessions() {
 		p := n.host.Path(s.Peer)
 		st.Sessions = append(st.Sessions, SessionStatus{
 			Peer: string(s.PeerName), PeerID: s.Peer.String(), ALPN: s.ALPN,

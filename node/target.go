@@ -10,6 +10,7 @@ import (
 
 	"github.com/alkdev/alknet-p2p/protocols"
 	"github.com/alkdev/alknet-p2p/protocols/auth"
+	"github.com/alkdev/alknet-p2p/transport"
 	"github.com/alkdev/alknet-p2p/transport/discovery"
 	"github.com/alkdev/alknet-p2p/transport/magic"
 	"github.com/alkdev/alknet-p2p/transport/relay"
@@ -70,13 +71,17 @@ func (n *Node) resolve(text string) (*target, error) {
 // streams on the session; Handle of the registered handler runs on both
 // (NODE-45).
 func (n *Node) Open(ctx context.Context, target, alpn string) (protocols.Connection, error) {
+	router := n.router.Load()
+	if router == nil {
+		return nil, transport.ErrClosed
+	}
 	t, err := n.resolve(target)
 	if err != nil {
 		return nil, err
 	}
 	var errs []error
 	for _, p := range t.peers { // keys of one peer, in order (NODE-52)
-		conn, err := n.router.Open(ctx, p, alpn, t.name)
+		conn, err := router.Open(ctx, p, alpn, t.name)
 		if err == nil {
 			return conn, nil
 		}

@@ -96,11 +96,25 @@ type Activity struct {
 	LastData   time.Time // data in either direction, keep-alives apart
 	LastRecv   time.Time // anything of the peer, probes included
 	Unanswered time.Time // oldest data sent since LastRecv
+	Held       bool      // a connection is open, be it idle
+}
+
+// beat is the time between two heartbeats, 0 for none.
+func (a Activity) beat(active bool) time.Duration {
+	switch {
+	case active:
+		return heartbeat
+	case a.Held:
+		return slowBeat
+	default:
+		return 0
+	}
 }
 
 // The clockwork of PATH-15 to PATH-19.
 const (
 	heartbeat    = 3 * time.Second  // ping on best and runner-up (PATH-17)
+	slowBeat     = 45 * time.Second // the same while idle, to keep the links open (PATH-29)
 	activeFor    = 45 * time.Second // after the last data a peer is active (PATH-17)
 	giveUp       = 10 * time.Second // a candidate that never answered
 	missesToDead = 5                // pings a suspect may miss (PATH-18)
@@ -133,7 +147,7 @@ type entry struct {
 	pinged   time.Time // last ping
 	answered time.Time // when the last answered ping was sent
 	misses   int
-	next     time.Time // next ping of the schedule
+	next     time.Time // next ping of the schedule, while probing
 	opened   bool
 	reprobe  bool // worth another try when nothing else works
 }
@@ -185,7 +199,6 @@ func (m *Machine) Pong(now time.Time, id ID, sent time.Time) {
 	}
 	if e.state != Valid {
 		e.state, e.since = Valid, now
-		e.next = now.Add(heartbeat)
 	}
 	if !e.opened {
 		e.opened = true
@@ -236,12 +249,13 @@ func (m *Machine) Tick(now time.Time, act Activity) time.Time {
 					sooner(now.Add(e.limit() / 2))
 				}
 			}
-			if active && m.beats(e) {
-				if !now.Before(e.next) {
+			if beat := act.beat(active); beat > 0 && m.beats(e) {
+				if next := e.pinged.Add(beat); now.Before(next) {
+					sooner(next)
+				} else {
 					m.ping(now, e)
-					e.next = now.Add(heartbeat)
+					sooner(now.Add(beat))
 				}
-				sooner(e.next)
 			}
 		case Suspect:
 			if now.Sub(e.pinged) >= e.missAfter() {

@@ -164,6 +164,27 @@ func TestPATH17IdleGoesCold(t *testing.T) {
 	t.Fatal("still ticking")
 }
 
+// PATH-29: an open connection, be it idle, keeps a path and a second one warm.
+func TestPATH29IdleConnectionKeepsBothHomes(t *testing.T) {
+	var m path.Machine
+	m.Found(start, one, false)
+	m.Found(start, two, false)
+	now := answer(&m, start, 50*time.Millisecond)
+	act := path.Activity{LastData: now.Add(-time.Hour), LastRecv: now, Held: true}
+	pings := map[path.ID]int{}
+	for now.Sub(start) < 10*time.Minute {
+		due := m.Tick(now, act)
+		for _, id := range m.Pings() {
+			pings[id]++
+			m.Pong(now, id, now)
+		}
+		require.False(t, due.IsZero())
+		now = due
+	}
+	require.InDelta(t, 13, pings[one], 1)
+	require.InDelta(t, 13, pings[two], 1)
+}
+
 // Whatever happens in whatever order: the route names only paths the machine
 // holds and never a direct one that has not answered; the best path is not
 // dead; ticks are due in the future; what is held is bounded.

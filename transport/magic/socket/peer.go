@@ -313,6 +313,7 @@ func (p *peer) run() {
 			LastData:   p.s.time(p.lastData.Load()),
 			LastRecv:   p.s.time(p.lastRecv.Load()),
 			Unanswered: p.s.time(p.unanswered.Load()),
+			Held:       p.pinned(),
 		})
 		p.apply()
 		p.mu.Unlock()
