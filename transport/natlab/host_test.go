@@ -41,7 +41,7 @@ func TestCommand(t *testing.T) {
 
 	// The process is the program itself, so its context ends it.
 	ctx, cancel := context.WithCancel(t.Context())
-	cmd = a.Command(ctx, "sleep", "1000")
+	cmd = a.Command(ctx, "sleep", "60")
 	require.NoError(t, cmd.Start())
 	cancel()
 	require.EqualError(t, cmd.Wait(), "signal: killed")
@@ -61,11 +61,11 @@ func TestKill(t *testing.T) {
 	lab := start(t, natlab.Config{Public: []string{"one", "two"}})
 	one, two := lab.Host("one"), lab.Host("two")
 
-	other := two.Command(t.Context(), "sleep", "1000")
+	other := two.Command(t.Context(), "sleep", "60")
 	require.NoError(t, other.Start())
 
 	// With what the program started.
-	cmd := one.Command(t.Context(), "sh", "-c", "sleep 1000 & echo started; wait")
+	cmd := one.Command(t.Context(), "sh", "-c", "sleep 60 & echo started; wait")
 	stdout, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
@@ -77,7 +77,7 @@ func TestKill(t *testing.T) {
 
 	// Also before the program is really in the host.
 	for range 20 {
-		cmd := one.Command(t.Context(), "sleep", "1000")
+		cmd := one.Command(t.Context(), "sleep", "60")
 		require.NoError(t, cmd.Start())
 		require.NoError(t, lab.Kill("one"))
 		require.EqualError(t, cmd.Wait(), "signal: killed")
@@ -136,7 +136,7 @@ func here(t *testing.T) string {
 // A command that Do starts is in the host, too.
 func TestDoStartsCommand(t *testing.T) {
 	lab := start(t, natlab.Config{Public: []string{"one"}})
-	cmd := exec.CommandContext(t.Context(), "sleep", "1000")
+	cmd := exec.CommandContext(t.Context(), "sleep", "60")
 	require.NoError(t, lab.Host("one").Do(cmd.Start))
 	assert.NotEmpty(t, programs(t, lab.Host("one")))
 	require.NoError(t, lab.Kill("one"))

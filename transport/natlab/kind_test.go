@@ -345,15 +345,32 @@ func TestHairpin(t *testing.T) {
 
 func TestUDPTimeout(t *testing.T) {
 	lab := start(t, natlab.Config{
-		Public: []string{"one"},
+		Public: []string{"one", "two"},
 		Peers:  []natlab.Peer{{Name: "a", Kind: natlab.FullCone, UDPTimeout: 2 * time.Second}},
 	})
-	one, s := udp(t, lab.Host("one"), 0), udp(t, lab.Host("a"), 0)
+	one, two, s := udp(t, lab.Host("one"), 0), udp(t, lab.Host("two"), 0), udp(t, lab.Host("a"), 0)
 	public := s.mustSee(one)
+
+	// Packets out keep the mapping, also if they only answer.
+	for begin := time.Now(); time.Since(begin) < 2500*time.Millisecond; {
+		two.send("from a stranger", public)
+		_, from, ok := s.hear(patience)
+		require.True(t, ok)
+		s.send("answer", from)
+		_, from, ok = two.hear(patience)
+		require.True(t, ok)
+		require.Equal(t, public, from)
+		time.Sleep(silence)
+	}
+	one.send("after 2.5 s", public)
+	_, _, ok := s.hear(patience)
+	require.True(t, ok, "forgotten while in use")
+
+	public = s.mustSee(one)
 	begin := time.Now()
 	time.Sleep(time.Second)
 	one.send("in time", public)
-	_, _, ok := s.hear(silence)
+	_, _, ok = s.hear(silence)
 	require.True(t, ok || time.Since(begin) > 1900*time.Millisecond, "forgotten too early")
 	// What comes in does not keep the row alive, but the connection that it
 	// belongs to, for as long again.

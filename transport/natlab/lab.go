@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"os/exec"
@@ -88,7 +89,11 @@ func New(c Config) (*Lab, error) {
 	l.close = sync.OnceValue(l.takeDown)
 
 	var err error
-	if l.lock, err = takeLock(lockPath(l.id), true); err != nil {
+	l.lock, err = newLock(lockPath(l.id))
+	if errors.Is(err, fs.ErrExist) { // what is dead was removed above
+		err = errHeld
+	}
+	if err != nil {
 		return nil, fmt.Errorf("lab %q: %w", l.id, err)
 	}
 	if err := l.build(); err != nil {
@@ -350,7 +355,7 @@ func removeStale() error {
 	}
 	for _, path := range paths {
 		id := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), prefix), ".lock")
-		held, err := takeLock(path, false)
+		held, err := takeLock(path)
 		if err != nil { // alive, or gone meanwhile
 			continue
 		}

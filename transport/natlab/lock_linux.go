@@ -3,8 +3,8 @@ package natlab
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,40 +13,56 @@ import (
 // drops it when the owner dies, however it dies.
 type lock struct{ file *os.File }
 
-// takeLock takes the lock of path; it is errHeld if a living process has it.
-// Without create, a file that does not exist is fs.ErrNotExist.
-func takeLock(path string, create bool) (*lock, error) {
-	flags := os.O_RDWR
-	if create {
-		flags |= os.O_CREATE
+// newLock makes the lock of path, which must not exist: it is fs.ErrExist then.
+// The file has its name only when it is locked already, so that nobody takes a
+// lab that is just beginning for a dead one.
+func newLock(path string) (*lock, error) {
+	fd, err := unix.Open(filepath.Dir(path), unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("make lock in %s: %w", filepath.Dir(path), err)
 	}
-	for {
-		f, err := os.OpenFile(path, flags, 0o600)
-		if err != nil {
-			return nil, fmt.Errorf("lock: %w", err)
-		}
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			f.Close()
-			if errors.Is(err, unix.EWOULDBLOCK) {
-				return nil, errHeld
-			}
-			return nil, fmt.Errorf("lock %s: %w", path, err)
-		}
-		// The file may have been removed by its owner between open and flock.
-		held, err := f.Stat()
-		if err != nil {
-			f.Close()
-			return nil, fmt.Errorf("lock: %w", err)
-		}
-		named, err := os.Stat(path)
-		if err == nil && os.SameFile(held, named) {
-			return &lock{f}, nil
-		}
+	f := os.NewFile(uintptr(fd), path)
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("lock: %w", err)
-		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
+	link := fmt.Sprintf("/proc/self/fd/%d", fd)
+	if err := unix.Linkat(unix.AT_FDCWD, link, unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("name lock %s: %w", path, err)
+	}
+
+	return &lock{f}, nil
+}
+
+// takeLock takes over the lock of path from a dead process; a living one's is
+// errHeld.
+func takeLock(path string) (*lock, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, errHeld
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	// Its owner may have removed the file between open and flock, and a new
+	// owner may have made another one of that name.
+	held, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	named, err := os.Stat(path)
+	if err != nil || !os.SameFile(held, named) {
+		f.Close()
+		return nil, errHeld
+	}
+
+	return &lock{f}, nil
 }
 
 // release removes the file and gives the lock up.

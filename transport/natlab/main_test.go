@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 func leaveLab(id string) {
 	lab, err := natlab.New(natlab.Config{ID: id, Public: []string{"one"}})
 	if err == nil {
-		err = lab.Host("one").Do(exec.Command("sleep", "1000").Start)
+		err = lab.Host("one").Do(exec.Command("sleep", "60").Start)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
