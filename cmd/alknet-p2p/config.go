@@ -1,0 +1,387 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/pelletier/go-toml/v2/unstable"
+
+	"github.com/alkdev/alknet-p2p/protocols/call"
+	"github.com/alkdev/alknet-p2p/protocols/call/adapt"
+)
+
+// config is the file config.toml. It is read when the node starts; who the
+// peers are and what they may do is in peers.json, which is read again
+// whenever it changes.
+type config struct {
+	Network      string            `toml:"network"`
+	Join         []string          `toml:"join"`
+	Listen       []string          `toml:"listen"`
+	Relay        bool              `toml:"relay"`
+	RelayRate    bitRate           `toml:"relay_rate"`
+	Publish      publish           `toml:"publish"`
+	MDNS         *bool             `toml:"mdns"`
+	DrainTimeout duration          `toml:"drain_timeout"`
+	Operations   []operationConfig `toml:"operation"`
+
+	places places
+}
+
+// operationConfig is one [[operation]]: a program that serves an operation.
+type operationConfig struct {
+	Name          string      `toml:"name"`
+	Exec          []string    `toml:"exec"`
+	HTTP          string      `toml:"http"`
+	Credential    string      `toml:"credential"`
+	Type          call.OpType `toml:"type"`
+	Input         string      `toml:"input"`
+	Output        string      `toml:"output"`
+	Scopes        []string    `toml:"scopes"`
+	Timeout       duration    `toml:"timeout"`
+	MaxOutput     size        `toml:"max_output"`
+	MaxConcurrent int         `toml:"max_concurrent"`
+	InputSchema   any         `toml:"input_schema"`
+	OutputSchema  any         `toml:"output_schema"`
+}
+
+// configError is what is wrong with a configuration, and where.
+type configError struct {
+	file         string
+	line, column int // 0: nowhere in particular
+	text         string
+	source       string // the line itself
+}
+
+// Error implements error, as in
+// `config.toml:3:1: unknown key "lisen"; did you mean "listen"?`.
+func (e *configError) Error() string {
+	if e.line == 0 {
+		return e.file + ": " + e.text
+	}
+	return fmt.Sprintf("%s:%d:%d: %s", e.file, e.line, e.column, e.text)
+}
+
+// excerpt is the line with a caret below the place, for people.
+func (e *configError) excerpt() string {
+	if e.line == 0 {
+		return ""
+	}
+	number := strconv.Itoa(e.line)
+	return fmt.Sprintf(" %s | %s\n %*s | %s^", number, oneLine(e.source), len(number), "", strings.Repeat(" ", max(0, e.column-1)))
+}
+
+// readConfig reads a file; one that is not there is an empty one.
+func readConfig(file string) (*config, error) {
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &config{places: places{file: file}}, nil
+	}
+	if err != nil {
+		return nil, failf(exitUsage, codeConfig, "%s", err)
+	}
+	return parseConfig(file, text)
+}
+
+// parseConfig reads the text of a file. Its errors are *configError.
+func parseConfig(file string, text []byte) (*config, error) {
+	c := &config{places: places{file: file, text: text}}
+	decoder := toml.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	err := decoder.Decode(c)
+	var unknown *toml.StrictMissingError
+	var bad *toml.DecodeError
+	switch {
+	case err == nil:
+		c.places.find()
+		return c, c.check()
+	case errors.As(err, &unknown) && len(unknown.Errors) > 0:
+		first := unknown.Errors[0]
+		key := first.Key()
+		line, column := first.Position()
+		return nil, c.places.at(line, column, unknownKey(key))
+	case errors.As(err, &bad):
+		line, column := bad.Position()
+		return nil, c.places.at(line, column, strings.TrimPrefix(bad.Error(), "toml: "))
+	}
+	return nil, c.places.at(0, 0, strings.TrimPrefix(err.Error(), "toml: "))
+}
+
+// unknownKey says which key is not known and which was meant.
+func unknownKey(key toml.Key) string {
+	last, known := key[len(key)-1], tomlKeys(reflect.TypeFor[config]())
+	if len(key) > 1 && key[0] == "operation" {
+		known = tomlKeys(reflect.TypeFor[operationConfig]())
+	}
+	text := fmt.Sprintf("unknown key %q", last)
+	if like := nearest(last, known); like != "" {
+		text += fmt.Sprintf("; did you mean %q?", like)
+	}
+	return text
+}
+
+func tomlKeys(t reflect.Type) []string {
+	var keys []string
+	for field := range t.Fields() {
+		if name := field.Tag.Get("toml"); name != "" {
+			keys = append(keys, name)
+		}
+	}
+	return keys
+}
+
+// check refuses what TOML can say and the node cannot do.
+func (c *config) check() error {
+	names := map[string]bool{}
+	for i := range c.Operations {
+		o := &c.Operations[i]
+		fail := func(key, format string, args ...any) error {
+			return c.places.of(i, key, fmt.Sprintf(format, args...))
+		}
+		switch {
+		case o.Name == "":
+			return fail("", "an operation needs a name")
+		case names[o.Name]:
+			return fail("name", "operation %s stands here twice", o.Name)
+		case o.HTTP != "":
+			return fail("http", "operation %s: http is not available yet; use exec", o.Name)
+		case o.Credential != "":
+			return fail("credential", "operation %s: credential is not available yet", o.Name)
+		case o.Exec == nil:
+			return fail("name", "operation %s needs exec", o.Name)
+		}
+		names[o.Name] = true
+	}
+	_, err := c.operations(nil)
+	return err
+}
+
+// operations makes what the file declares.
+func (c *config) operations(log *slog.Logger) ([]call.Operation, error) {
+	ops := make([]call.Operation, len(c.Operations))
+	for i := range c.Operations {
+		var err error
+		if ops[i], err = c.operation(i, log); err != nil {
+			return nil, err
+		}
+	}
+	return ops, nil
+}
+
+func (c *config) operation(i int, log *slog.Logger) (call.Operation, error) {
+	o := &c.Operations[i]
+	cfg := adapt.ExecConfig{
+		Name: o.Name, Argv: o.Exec, Type: o.Type,
+		Input: adapt.ExecInput(o.Input), Output: adapt.ExecOutput(o.Output),
+		Scopes: o.Scopes, Timeout: o.Timeout.Duration,
+		MaxOutput: int(o.MaxOutput.bytes), MaxConcurrent: o.MaxConcurrent,
+		Logger: log,
+	}
+	var err error
+	if cfg.InputSchema, err = c.schema(o.InputSchema); err != nil {
+		return call.Operation{}, c.places.of(i, "input_schema", fmt.Sprintf("operation %s: %s", o.Name, err))
+	}
+	if cfg.OutputSchema, err = c.schema(o.OutputSchema); err != nil {
+		return call.Operation{}, c.places.of(i, "output_schema", fmt.Sprintf("operation %s: %s", o.Name, err))
+	}
+	op, err := adapt.Exec(cfg)
+	if err != nil {
+		return call.Operation{}, c.places.of(i, faultyKey(err), err.Error())
+	}
+	// Register knows the rules for names and schemas.
+	if err := call.NewRegistry().Register(op); err != nil {
+		return call.Operation{}, c.places.of(i, "name", err.Error())
+	}
+	return op, nil
+}
+
+// faultyKey is the key of the file that an error of adapt.Exec speaks of.
+func faultyKey(err error) string {
+	var field *adapt.FieldError
+	if !errors.As(err, &field) {
+		return "name"
+	}
+	switch field.Field {
+	case "Argv":
+		return "exec"
+	case "MaxOutput":
+		return "max_output"
+	case "MaxConcurrent":
+		return "max_concurrent"
+	}
+	return strings.ToLower(field.Field)
+}
+
+// maxSchema bounds a schema file in bytes.
+const maxSchema = 256 << 10
+
+// schema turns a schema, a table or {file = "…"}, into JSON.
+func (c *config) schema(v any) (json.RawMessage, error) {
+	table, ok := v.(map[string]any)
+	switch {
+	case v == nil:
+		return nil, nil
+	case !ok:
+		return nil, errors.New("a schema is a table, or { file = \"…\" }")
+	}
+	name, ok := table["file"].(string)
+	if !ok || len(table) != 1 {
+		return json.Marshal(table)
+	}
+	if !filepath.IsAbs(name) {
+		name = filepath.Join(filepath.Dir(c.places.file), name)
+	}
+	b, err := os.ReadFile(name)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(b) > maxSchema:
+		return nil, fmt.Errorf("%s is larger than %d bytes", name, maxSchema)
+	case !json.Valid(b):
+		return nil, fmt.Errorf("%s is not JSON", name)
+	}
+	return b, nil
+}
+
+// places remembers where in the file the operations and their keys stand.
+type places struct {
+	file       string
+	text       []byte
+	operations []operationPlace
+}
+
+type operationPlace struct {
+	header unstable.Position
+	keys   map[string]unstable.Position
+}
+
+// find walks the text, which has been decoded without a fault before.
+func (p *places) find() {
+	parser := unstable.Parser{}
+	parser.Reset(p.text)
+	within := false
+	for parser.NextExpression() {
+		e := parser.Expression()
+		key := e.Key()
+		if !key.Next() {
+			continue
+		}
+		first := key.Node()
+		at := parser.Shape(parser.Range(first.Data)).Start
+		switch e.Kind {
+		case unstable.ArrayTable:
+			if within = string(first.Data) == "operation"; within {
+				p.operations = append(p.operations, operationPlace{at, map[string]unstable.Position{}})
+			}
+		case unstable.Table:
+			within = false
+		case unstable.KeyValue:
+			if within {
+				p.operations[len(p.operations)-1].keys[string(first.Data)] = at
+			}
+		}
+	}
+}
+
+// of is an error at a key of the i-th operation, or at the operation itself.
+func (p *places) of(i int, key, text string) error {
+	if i >= len(p.operations) {
+		return p.at(0, 0, text)
+	}
+	at, ok := p.operations[i].keys[key]
+	if !ok {
+		at = p.operations[i].header
+	}
+	return p.at(at.Line, at.Column, text)
+}
+
+func (p *places) at(line, column int, text string) error {
+	e := &configError{file: p.file, line: line, column: column, text: oneLine(text)}
+	if lines := strings.Split(string(p.text), "\n"); line > 0 && line <= len(lines) {
+		e.source = strings.TrimSuffix(lines[line-1], "\r")
+	}
+	return e
+}
+
+// duration is a time such as "30s" or "2m".
+type duration struct{ time.Duration }
+
+// MarshalText implements encoding.TextMarshaler.
+func (d duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil || v < 0 {
+		return fmt.Errorf("%q is no duration such as \"30s\"", text)
+	}
+	d.Duration = v
+	return nil
+}
+
+// size is a number of bytes such as "64KiB" or "1MiB".
+type size struct{ bytes int64 }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *size) UnmarshalText(text []byte) error {
+	number, factor := string(text), int64(1)
+	for unit, f := range map[string]int64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
+		if n, ok := strings.CutSuffix(number, unit); ok {
+			number, factor = n, f
+			break
+		}
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(number, "B")), 10, 64)
+	if err != nil || n <= 0 || n > math.MaxInt32/factor {
+		return fmt.Errorf("%q is no size such as \"1MiB\"", text)
+	}
+	s.bytes = n * factor
+	return nil
+}
+
+// bitRate is a rate such as "10Mbit"; "0" is no limit.
+type bitRate struct {
+	perSecond int64
+	set       bool
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (r *bitRate) UnmarshalText(text []byte) error {
+	number, factor := strings.TrimSuffix(string(text), "/s"), int64(1)
+	for unit, f := range map[string]int64{"kbit": 1e3, "Mbit": 1e6, "Gbit": 1e9} {
+		if n, ok := strings.CutSuffix(number, unit); ok {
+			number, factor = n, f
+			break
+		}
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(number), 10, 64)
+	if err != nil || n < 0 || n > math.MaxInt64/factor {
+		return fmt.Errorf("%q is no rate such as \"10Mbit\"", text)
+	}
+	*r = bitRate{n * factor, true}
+	return nil
+}
+
+// publish is what the address record says: "relays", or "addresses" too.
+type publish struct{ addresses bool }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *publish) UnmarshalText(text []byte) error {
+	switch string(text) {
+	case "relays", "addresses":
+		p.addresses = string(text) == "addresses"
+		return nil
+	}
+	return fmt.Errorf("%q is neither \"relays\" nor \"addresses\"", text)
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"github.com/alkdev/alknet-p2p/protocols/auth/peerfile"
+	"github.com/alkdev/alknet-p2p/protocols/call"
+	"github.com/alkdev/alknet-p2p/transport"
+	"github.com/alkdev/alknet-p2p/vault"
+)
+
+// Exit codes.
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitUnreachable = 3
+	exitDenied      = 4
+	exitNoDaemon    = 5 // or the vault stays locked
+	exitTimeout     = 6
+	exitInterrupted = 130
+)
+
+// Codes of failures that happen here and not at a peer.
+const (
+	codeFailed      = "FAILED"
+	codeUsage       = "USAGE"
+	codeConfig      = "CONFIG"
+	codeUnreachable = "UNREACHABLE"
+	codeForbidden   = "FORBIDDEN"
+	codeNoDaemon    = "NO_DAEMON"
+	codeVaultLocked = "VAULT_LOCKED"
+	codeNoVault     = "NO_VAULT"
+	codeExists      = "EXISTS"
+	codeCorrupt     = "VAULT_CORRUPT"
+	codeRunning     = "ALREADY_RUNNING"
+	codePortTaken   = "PORT_TAKEN"
+	codeTimeout     = "TIMEOUT"
+	codeInterrupted = "INTERRUPTED"
+)
+
+// failure is an error as its user sees it: one line that says what and what to
+// do next, a code for programs, and the exit code of the command.
+type failure struct {
+	Code      string          `json:"code"`
+	Message   string          `json:"message"`
+	Retryable bool            `json:"retryable"`
+	Details   json.RawMessage `json:"details"`
+
+	exit int
+}
+
+// Error implements error.
+func (f *failure) Error() string { return f.Message }
+
+func failf(exit int, code, format string, args ...any) *failure {
+	return &failure{exit: exit, Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+func usagef(format string, args ...any) *failure { return failf(exitUsage, codeUsage, format, args...) }
+
+// fail prints err in the form asked for and returns the exit code.
+func (a *app) fail(ctx context.Context, err error) int {
+	f := asFailure(err)
+	if ctx.Err() != nil && f.exit != exitDone {
+		f = failf(exitInterrupted, codeInterrupted, "interrupted")
+	}
+	if a.json {
+		_ = writeJSON(a.err, map[string]*failure{"error": f})
+	} else {
+		fmt.Fprintf(a.err, "alknet-p2p: %s\n", oneLine(f.Message))
+	}
+	return f.exit
+}
+
+// asFailure finds or makes the failure of an error.
+func asFailure(err error) *failure {
+	var f *failure
+	if errors.As(err, &f) {
+		return f
+	}
+	var config *configError
+	if errors.As(err, &config) {
+		return failf(exitUsage, codeConfig, "%s", config)
+	}
+	var called *call.Error
+	if errors.As(err, &called) {
+		return callFailure(called)
+	}
+	return localFailure(err)
+}
+
+// callFailure is what an operation answered; its code is the operation's own.
+func callFailure(e *call.Error) *failure {
+	f := &failure{
+		Code:      string(e.Code),
+		Message:   e.Error(),
+		Retryable: e.Retryable,
+		Details:   e.Details,
+		exit:      exitFailed,
+	}
+	switch e.Code {
+	case call.CodeForbidden:
+		f.exit = exitDenied
+	case call.CodeTimeout:
+		f.exit = exitTimeout
+	}
+	return f
+}
+
+// localFailure gives the errors of the packages below their exit codes.
+func localFailure(err error) *failure {
+	exit, code := exitFailed, codeFailed
+	switch {
+	case errors.Is(err, vault.ErrWrongPassphrase), errors.Is(err, vault.ErrBIP39PassphraseMissing),
+		errors.Is(err, vault.ErrWrongIdentity), errors.Is(err, vault.ErrLocked):
+		exit, code = exitNoDaemon, codeVaultLocked
+	case errors.Is(err, vault.ErrCorruptFile), errors.Is(err, vault.ErrUnsupported):
+		code = codeCorrupt
+	case errors.Is(err, vault.ErrNoVault):
+		code = codeNoVault
+	case errors.Is(err, peerfile.ErrInvalid):
+		exit, code = exitUsage, codeConfig
+	case errors.Is(err, transport.ErrBind), errors.Is(err, syscall.EADDRINUSE):
+		code = codePortTaken
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		exit, code = exitTimeout, codeTimeout
+	}
+	return failf(exit, code, "%s", err)
+}

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+
+	"github.com/alkdev/alknet-p2p/node"
+	"github.com/alkdev/alknet-p2p/protocols"
+	"github.com/alkdev/alknet-p2p/protocols/call"
+)
+
+// peerNode is what the commands ask of a node: the one that runs as a daemon,
+// through its control socket, or one in this process.
+type peerNode interface {
+	// status and ticket tell of the node itself.
+	status(ctx context.Context) (*node.Status, error)
+	ticket(ctx context.Context) (string, error)
+	// ping yields each reply and returns the result, also beside an error.
+	ping(ctx context.Context, r request, reply func(node.Ping) error) (*node.PingResult, error)
+	// operations lists what the target offers to us.
+	operations(ctx context.Context, r request) ([]call.OperationInfo, error)
+	// call returns the output of an operation, subscribe yields each item.
+	call(ctx context.Context, r request) (json.RawMessage, error)
+	subscribe(ctx context.Context, r request, item func(json.RawMessage) error) error
+}
+
+// request is what a peerNode is asked; each method reads its own fields.
+type request struct {
+	Target string `json:"target"`
+
+	Operation string          `json:"operation,omitempty"`
+	Input     json.RawMessage `json:"input,omitempty"`
+	Timeout   duration        `json:"timeout,omitzero"` // of the call; 0: the default
+
+	Count       int      `json:"count,omitzero"`
+	Interval    duration `json:"interval,omitzero"`
+	UntilDirect duration `json:"until_direct,omitzero"`
+}
+
+// localNode is a node in this process.
+type localNode struct{ *node.Node }
+
+var _ peerNode = localNode{}
+
+func (n localNode) status(context.Context) (*node.Status, error) {
+	st := n.Status()
+	return &st, nil
+}
+
+func (n localNode) ticket(context.Context) (string, error) { return n.Ticket(), nil }
+
+func (n localNode) ping(ctx context.Context, r request, reply func(node.Ping) error) (*node.PingResult, error) {
+	replies, result := n.Ping(ctx, r.Target, node.PingOptions{
+		Count: r.Count, Interval: r.Interval.Duration, UntilDirect: r.UntilDirect.Duration,
+	})
+	for line := range replies {
+		if err := reply(line); err != nil {
+			return nil, err
+		}
+	}
+	if result.Err != nil {
+		return result, dialFailure(ctx, r.Target, result.Err)
+	}
+	return result, nil
+}
+
+func (n localNode) operations(ctx context.Context, r request) ([]call.OperationInfo, error) {
+	s, err := n.session(ctx, r.Target)
+	if err != nil {
+		return nil, err
+	}
+	if r.Timeout.Duration > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, r.Timeout.Duration)
+		defer cancel()
+	}
+	return s.List(ctx)
+}
+
+func (n localNode) call(ctx context.Context, r request) (json.RawMessage, error) {
+	s, err := n.session(ctx, r.Target)
+	if err != nil {
+		return nil, err
+	}
+	return s.Call(ctx, r.Operation, r.Input, r.options()...)
+}
+
+func (n localNode) subscribe(ctx context.Context, r request, item func(json.RawMessage) error) error {
+	s, err := n.session(ctx, r.Target)
+	if err != nil {
+		return err
+	}
+	sub, err := s.Subscribe(ctx, r.Operation, r.Input, r.options()...)
+	if err != nil {
+		return err
+	}
+	defer sub.Close() //nolint:errcheck // the subscription is over or given up
+	for {
+		v, err := sub.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := item(v); err != nil {
+			return err
+		}
+	}
+}
+
+// session dials a peer. The host bounds how long that takes.
+func (n localNode) session(ctx context.Context, target string) (*call.Session, error) {
+	s, err := n.CallSession(ctx, target)
+	if err != nil {
+		return nil, dialFailure(ctx, target, err)
+	}
+	return s, nil
+}
+
+func (r *request) options() []call.CallOption {
+	if r.Timeout.Duration <= 0 {
+		return nil
+	}
+	return []call.CallOption{call.WithTimeout(r.Timeout.Duration)}
+}
+
+// dialFailure is a peer that could not be reached, or is not who it should be.
+func dialFailure(ctx context.Context, target string, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return err
+	case errors.Is(err, protocols.ErrProtocolNotSupported):
+		return failf(exitFailed, codeFailed, "%s does not serve that protocol", target)
+	}
+	f := failf(exitUnreachable, codeUnreachable, "cannot reach %s: %s", target, err)
+	f.Retryable = !errors.Is(err, node.ErrUnknownTarget) && !errors.Is(err, protocols.ErrWrongPeer)
+	return f
+}

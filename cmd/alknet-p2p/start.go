@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/alkdev/alknet-p2p/node"
+	"github.com/alkdev/alknet-p2p/protocols/auth"
+	"github.com/alkdev/alknet-p2p/protocols/auth/peerfile"
+)
+
+// nodeFlags override the configuration for one run.
+type nodeFlags struct {
+	relay     bool
+	relayRate bitRate
+	publish   publish
+	join      []string
+	listen    []string
+}
+
+// runningNode is a node of a home with what keeps it up to date.
+type runningNode struct {
+	*node.Node
+	peers   *auth.Peers
+	file    string
+	watcher *peerfile.Watcher
+	log     *slog.Logger
+}
+
+// startNode makes and starts the node of a home. The home's lock must be held.
+func startNode(ctx context.Context, h home, cfg *config, f nodeFlags, key *nodeKey, log *slog.Logger) (*runningNode, error) {
+	registry, err := peerfile.Load(h.peers())
+	if err != nil {
+		return nil, err
+	}
+	peers, err := auth.NewPeers(registry)
+	if err != nil {
+		return nil, err
+	}
+	ops, err := cfg.operations(log)
+	if err != nil {
+		return nil, err
+	}
+	n, err := node.New(cfg.node(h, f, key, peers, log))
+	if err != nil {
+		return nil, failf(exitUsage, codeConfig, "%s", err)
+	}
+	if err := n.Calls().Register(ops...); err != nil {
+		return nil, failf(exitUsage, codeConfig, "%s", err)
+	}
+	if err := n.Start(ctx); err != nil {
+		return nil, err
+	}
+	r := &runningNode{Node: n, peers: peers, file: h.peers(), log: log}
+	r.watcher, err = peerfile.Watch(r.file, peers, r.reloaded)
+	if err != nil {
+		_ = n.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// node translates the file and the flags.
+func (c *config) node(h home, f nodeFlags, key *nodeKey, peers *auth.Peers, log *slog.Logger) node.Config {
+	cfg := node.Config{
+		Key:          key.private,
+		NextKey:      key.next,
+		Generation:   key.generation,
+		Network:      c.Network,
+		Join:         append(append([]string(nil), c.Join...), f.join...),
+		Listen:       c.Listen,
+		PublishAddrs: c.Publish.addresses || f.publish.addresses,
+		CacheDir:     h.cache(),
+		NoMDNS:       c.MDNS != nil && !*c.MDNS,
+		Peers:        peers,
+		DrainTimeout: c.DrainTimeout.Duration,
+		Logger:       log,
+	}
+	if len(f.listen) > 0 {
+		cfg.Listen = f.listen
+	}
+	if c.Relay || f.relay {
+		cfg.Relay = &node.RelayConfig{}
+		rate := c.RelayRate
+		if f.relayRate.set {
+			rate = f.relayRate
+		}
+		if rate.set {
+			cfg.Relay.Rate = rate.perSecond
+			if rate.perSecond == 0 {
+				cfg.Relay.Rate = -1 // no limit
+			}
+		}
+	}
+	return cfg
+}
+
+// reload reads the peers again.
+func (r *runningNode) reload() { r.reloaded(peerfile.Reload(r.file, r.peers)) }
+
+// reloaded applies a new registry to the open sessions.
+func (r *runningNode) reloaded(err error) {
+	if err != nil {
+		r.log.Error("peers not reloaded, the old ones stay", slog.Any("err", err))
+		return
+	}
+	r.Recheck()
+	r.log.Info("peers reloaded")
+}
+
+// close stops the node (NODE-14).
+func (r *runningNode) close() error {
+	r.watcher.Close()
+	return r.Close()
+}

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/alkdev/alknet-p2p/vault"
+)
+
+// upFlags are the choices of up.
+type upFlags struct {
+	node       nodeFlags
+	passphrase passphraseFlags
+	logLevel   logLevel
+}
+
+func newUp(a *app) *cobra.Command {
+	f := upFlags{logLevel: logLevel{slog.LevelInfo}}
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Run the node",
+		Long: `Runs the node until it is interrupted. The first node of a network is started
+with --relay on a machine that others can reach: it is relay, bootstrap node and
+DHT server at once. Every other node joins with its ticket.
+
+SIGINT and SIGTERM let running calls finish for two seconds, SIGHUP reads the
+peers again.`,
+		Example: `  alknet-p2p up --relay
+  alknet-p2p up --join alk1…`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.up(cmd.Context(), f) },
+	}
+	f.node.add(cmd)
+	f.passphrase.add(cmd)
+	cmd.Flags().Var(&f.logLevel, "log-level", "least to log: debug, info, warn or error")
+	return cmd
+}
+
+func (f *nodeFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.BoolVar(&f.relay, "relay", false, "be a relay, bootstrap node and DHT server for others")
+	flags.Var(&f.relayRate, "relay-rate", "what an unknown node may send through the relay, 0 = no limit (default 10Mbit)")
+	flags.Var(&f.publish, "publish", "what the public address record holds: relays, or addresses too")
+	flags.StringArrayVar(&f.join, "join", nil, "enter the network by this `ticket`; may be repeated")
+	flags.StringArrayVar(&f.listen, "listen", nil, "listen on this `multiaddr` instead of free ports; may be repeated")
+}
+
+func (a *app) up(ctx context.Context, f upFlags) error {
+	h, err := a.home()
+	if err != nil {
+		return err
+	}
+	cfg, err := readConfig(h.config())
+	if err != nil {
+		return err
+	}
+	if err := a.needVault(h, f.passphrase); err != nil {
+		return err
+	}
+	unlock, err := h.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	key, err := a.openVault(h, f.passphrase)
+	if err != nil {
+		return err
+	}
+	if a.quiet {
+		f.logLevel.Level = max(f.logLevel.Level, slog.LevelError)
+	}
+	log := a.logger(f.logLevel.Level)
+	n, err := startNode(ctx, h, cfg, f.node, key, log)
+	if err != nil {
+		return err
+	}
+	control, err := serveControl(h, localNode{n.Node}, log)
+	if err != nil {
+		return errors.Join(err, n.close())
+	}
+	defer control.close()
+
+	if err := a.announce(h, n); err != nil {
+		return errors.Join(err, n.close())
+	}
+	a.warnOfOpenOperations(cfg)
+	a.serve(ctx, n)
+	a.say("Stopping.")
+	return n.close()
+}
+
+// needVault makes the vault on a first start, if there is somebody to ask.
+func (a *app) needVault(h home, p passphraseFlags) error {
+	_, err := vault.ReadInfo(string(h))
+	if !errors.Is(err, vault.ErrNoVault) {
+		return nil // opening it says what is wrong
+	}
+	if !a.interactive() {
+		return failf(exitFailed, codeNoVault,
+			"%s holds no vault; make one: alknet-p2p --home %s init --passphrase-file FILE --words-file FILE", h, quote(string(h)))
+	}
+	a.tell("%s holds no vault yet, so this node has no key. Let us make one.", h)
+	_, err = a.initialise(h, initFlags{passphrase: p})
+	return err
+}
+
+// announce says who this node is and how others reach it.
+func (a *app) announce(h home, n *runningNode) error {
+	answer := struct {
+		NodeKey string `json:"node_key"`
+		PeerID  string `json:"peer_id"`
+		Ticket  string `json:"ticket"`
+		Home    string `json:"home"`
+	}{n.Key(), n.ID().String(), n.Ticket(), string(h)}
+	err := a.show(answer, func(w io.Writer) {
+		fmt.Fprintf(w, "node key  %s\npeer ID   %s\nticket    %s\n", answer.NodeKey, answer.PeerID, answer.Ticket)
+	})
+	a.say("Others join with: alknet-p2p up --join %s", answer.Ticket)
+	return err
+}
+
+// warnOfOpenOperations names the operations that anyone may call.
+func (a *app) warnOfOpenOperations(cfg *config) {
+	for _, o := range cfg.Operations {
+		if o.Scopes != nil && len(o.Scopes) == 0 {
+			a.say("Warning: anyone who knows the key can call %s (scopes = []).", oneLine(o.Name))
+		}
+	}
+}
+
+// serve keeps the node until ctx ends, and says once when it is online.
+func (a *app) serve(ctx context.Context, n *runningNode) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	started := time.Now()
+	online := make(chan error, 1)
+	waiting, cancel := context.WithCancel(ctx)
+	go func() { online <- n.Online(waiting) }()
+	waits := true
+	for {
+		select {
+		case err := <-online:
+			if waits = false; err == nil {
+				a.say("Online after %s; stop with ^C.", time.Since(started).Round(time.Millisecond))
+			}
+			online = nil
+		case <-hangup:
+			n.reload()
+		case <-ctx.Done():
+			cancel()
+			if waits {
+				<-online
+			}
+			return
+		}
+	}
+}
+
+// logLevel is a flag.
+type logLevel struct{ slog.Level }
+
+// Set implements pflag.Value.
+func (l *logLevel) Set(text string) error { return l.UnmarshalText([]byte(text)) }
+
+// Type implements pflag.Value.
+func (l *logLevel) Type() string { return "level" }
+
+// Set implements pflag.Value.
+func (r *bitRate) Set(text string) error { return r.UnmarshalText([]byte(text)) }
+
+// Type implements pflag.Value.
+func (r *bitRate) Type() string { return "rate" }
+
+// String implements pflag.Value.
+func (r *bitRate) String() string {
+	if !r.set {
+		return ""
+	}
+	return fmt.Sprint(r.perSecond)
+}
+
+// Set implements pflag.Value.
+func (p *publish) Set(text string) error { return p.UnmarshalText([]byte(text)) }
+
+// Type implements pflag.Value.
+func (p *publish) Type() string { return "what" }
+
+// String implements pflag.Value.
+func (p *publish) String() string {
+	if p.addresses {
+		return "addresses"
+	}
+	return "relays"
+}
