@@ -48,11 +48,10 @@ type stream struct {
 }
 
 func (w *stream) Read(p []byte) (int, error) {
-	w.read.Lock()
-	defer w.read.Unlock()
-	if err := w.usable(); err != nil {
+	if err := w.enter(&w.read); err != nil {
 		return 0, err
 	}
+	defer w.read.Unlock()
 	n, err := w.inner.Read(p)
 	if err == nil {
 		return n, nil
@@ -65,11 +64,10 @@ func (w *stream) Read(p []byte) (int, error) {
 }
 
 func (w *stream) Write(p []byte) (int, error) {
-	w.write.Lock()
-	defer w.write.Unlock()
-	if err := w.usable(); err != nil {
+	if err := w.enter(&w.write); err != nil {
 		return 0, err
 	}
+	defer w.write.Unlock()
 	if w.writeEnded {
 		return 0, ErrStreamClosed
 	}
@@ -82,18 +80,17 @@ func (w *stream) Write(p []byte) (int, error) {
 }
 
 func (w *stream) CloseWrite() error {
-	w.write.Lock()
-	defer w.write.Unlock()
-	if err := w.usable(); err != nil {
+	if err := w.enter(&w.write); err != nil {
 		return err
 	}
+	defer w.write.Unlock()
 	if w.writeEnded {
 		return nil
 	}
-	w.writeEnded = true
 	if err := w.inner.CloseWrite(); err != nil {
 		return w.failed("close write half", err)
 	}
+	w.writeEnded = true
 	return nil
 }
 
@@ -183,6 +180,20 @@ func (w *stream) SetDeadline(t time.Time) error {
 	w.deadline.Store(at)
 	if err := w.inner.SetDeadline(t); err != nil {
 		return fmt.Errorf("set deadline: %w", err)
+	}
+	return nil
+}
+
+// enter locks m for a call of the stream's user, unless the stream has ended
+// on our side: a graceful close holds m for as long as it takes.
+func (w *stream) enter(m *sync.Mutex) error {
+	if err := w.usable(); err != nil {
+		return err
+	}
+	m.Lock()
+	if err := w.usable(); err != nil {
+		m.Unlock()
+		return err
 	}
 	return nil
 }
