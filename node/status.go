@@ -36,6 +36,7 @@ type RelayStatus struct {
 	RTT    *float64 `json:"rtt_ms"` // null when not measured
 	Home   bool     `json:"home"`
 	Up     bool     `json:"up"`
+	Error  string   `json:"error,omitempty"` // why it is down
 }
 
 // SessionStatus is one session.
@@ -68,7 +69,11 @@ func (n *Node) Status() Status {
 		if st.HomeRelay == nil && r.Home && r.Up {
 			st.HomeRelay = &id
 		}
-		st.Relays = append(st.Relays, RelayStatus{PeerID: id, Addr: r.Addr, RTT: millis(r.RTT), Home: r.Home, Up: r.Up})
+		rs := RelayStatus{PeerID: id, Addr: r.Addr, RTT: millis(r.RTT), Home: r.Home, Up: r.Up}
+		if r.Err != nil && !r.Up {
+			rs.Error = r.Err.Error()
+		}
+		st.Relays = append(st.Relays, rs)
 	}
 	for _, s := range router.Sessions() {
 		p := n.host.Path(s.Peer)

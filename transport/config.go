@@ -23,8 +23,9 @@ type Config struct {
 	Generation uint32
 	// Network separates nodes that shall not meet; "main" when empty.
 	Network string
-	// Listen are multiaddrs to listen on; QUIC, TCP and WebSocket on free
-	// ports of every interface when nil, nothing when empty but not nil.
+	// Listen are multiaddrs to listen on. When nil: QUIC, TCP and WebSocket on
+	// every interface, on port 4242 for a relay, else on a port chosen once and
+	// kept in CacheDir. Nothing when empty but not nil.
 	Listen []string
 	// Join are tickets of nodes to enter the network by.
 	Join []*discovery.Ticket
@@ -56,15 +57,6 @@ type RelayConfig struct {
 // DefaultNetwork is the name of the network nodes join when none is given.
 const DefaultNetwork = "main"
 
-// defaultListen are free ports on every interface.
-func defaultListen() []string {
-	return []string{
-		"/ip4/0.0.0.0/udp/0/quic-v1", "/ip6/::/udp/0/quic-v1",
-		"/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0",
-		"/ip4/0.0.0.0/tcp/0/ws",
-	}
-}
-
 // prepare fills the defaults in and refuses what cannot work.
 func (c *Config) prepare() ([]ma.Multiaddr, error) {
 	if len(c.Key) != ed25519.PrivateKeySize {
@@ -75,9 +67,6 @@ func (c *Config) prepare() ([]ma.Multiaddr, error) {
 	}
 	if err := discovery.CheckNetwork(c.Network); err != nil {
 		return nil, fmt.Errorf("config: Network: %w", err)
-	}
-	if c.Listen == nil {
-		c.Listen = defaultListen()
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -36,6 +36,9 @@ func (h *Host) Connect(ctx context.Context, p peer.ID) error {
 	if p == h.id {
 		return errors.New("that is this node's own key")
 	}
+	if !h.running() {
+		return ErrClosed
+	}
 	if h.bestConn(p) != nil {
 		return nil
 	}
@@ -70,7 +73,7 @@ type dial struct {
 func (h *Host) join(p peer.ID) (*dial, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed || h.libp2p == nil {
+	if h.closed {
 		return nil, ErrClosed
 	}
 	if d := h.dials[p]; d != nil {
@@ -239,12 +242,25 @@ func (h *Host) find(ctx context.Context, p peer.ID, found func(via peer.ID)) {
 	if hinted != nil {
 		via = hinted.Relays
 	}
-	for f := range h.disc.Resolve(ctx, p, via...) {
-		if f.Record != nil {
-			take(f.Record.Relays, f.Record.Addrs)
-		} else {
-			take(nil, f.Addrs)
+	early := len(h.links.Live()) == 0
+	look := func() {
+		for f := range h.disc.Resolve(ctx, p, via...) {
+			if f.Record != nil {
+				take(f.Record.Relays, f.Record.Addrs)
+			} else {
+				take(nil, f.Addrs)
+			}
 		}
+	}
+	look()
+	if early && h.links.waitLive(ctx) {
+		// Asked before this node had a relay to ask, or to be answered by.
+		for _, k := range h.links.Live() {
+			if r, err := magic.PeerID(k); err == nil && r != p {
+				found(r)
+			}
+		}
+		look()
 	}
 }
 
@@ -378,7 +394,7 @@ func quicOf(c network.Conn) *quic.Conn {
 // direct, before a magic one; of two magic ones that which the lower peer ID
 // dialled, so that both sides choose the same (PATH-4).
 func (h *Host) bestConn(p peer.ID) network.Conn {
-	if h.libp2p == nil {
+	if !h.running() {
 		return nil
 	}
 	var best network.Conn

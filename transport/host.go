@@ -58,6 +58,8 @@ type Host struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	finished chan struct{} // Close is done
+
 	libp2p host.Host
 	swarm  *swarm.Swarm
 	socket *socket.Socket
@@ -73,6 +75,7 @@ type Host struct {
 
 	mu       sync.Mutex
 	started  bool
+	up       bool // Start has succeeded
 	closed   bool
 	dials    map[peer.ID]*dial
 	tickets  map[peer.ID]*discovery.Ticket
@@ -97,6 +100,7 @@ func New(cfg Config) (*Host, error) {
 	}
 	h := &Host{
 		cfg: cfg, listen: listen, id: id, priv: priv, log: cfg.Logger,
+		finished: make(chan struct{}),
 		dials:    make(map[peer.ID]*dial),
 		tickets:  make(map[peer.ID]*discovery.Ticket),
 		watchers: make(map[int]func(peer.ID, bool)),
@@ -141,10 +145,8 @@ func (h *Host) Start(ctx context.Context) (err error) {
 	if h.cfg.Relay != nil {
 		h.startRelay()
 	}
-	for _, a := range h.listen {
-		if err = h.swarm.AddListenAddr(a); err != nil {
-			return fmt.Errorf("%w on %s: %w", ErrBind, a, err)
-		}
+	if err = h.bind(); err != nil {
+		return err
 	}
 	if err = h.swarm.AddListenAddr(magic.Addr); err != nil {
 		return fmt.Errorf("magic transport: %w", err)
@@ -156,6 +158,9 @@ func (h *Host) Start(ctx context.Context) (err error) {
 	if h.cfg.Relay != nil || len(h.cfg.Join) == 0 {
 		h.online.set() // nobody else to ask (PATH-35)
 	}
+	h.mu.Lock()
+	h.up = true
+	h.mu.Unlock()
 	return nil
 }
 
@@ -191,6 +196,9 @@ func (h *Host) build() error {
 		libp2p.ResourceManager(limits),
 		libp2p.ConnectionManager(conns),
 		libp2p.AddrsFactory(magic.Strip), // PATH-1
+		// What peers claim to see is no ground to advertise an address (PATH-1):
+		// this node counts what its own relays see instead.
+		libp2p.DisableIdentifyAddressDiscovery(),
 		libp2p.UDPBlackHoleSuccessCounter(nil),
 		libp2p.IPv6BlackHoleSuccessCounter(nil),
 		libp2p.DisableMetrics(),
@@ -198,7 +206,7 @@ func (h *Host) build() error {
 	}
 	if h.cfg.Relay != nil {
 		opts = append(opts, libp2p.ForceReachabilityPublic(), libp2p.EnableRelayService(circuitLimits()...),
-			libp2p.EnableNATService(), libp2p.DisableIdentifyAddressDiscovery())
+			libp2p.EnableNATService())
 	}
 	if h.libp2p, err = libp2p.New(opts...); err != nil {
 		return fmt.Errorf("libp2p host: %w", err)
@@ -218,11 +226,12 @@ func (h *Host) Close() error {
 	h.mu.Lock()
 	if h.closed {
 		h.mu.Unlock()
-		h.wg.Wait()
+		<-h.finished
 		return nil
 	}
 	h.closed = true
 	h.mu.Unlock()
+	defer close(h.finished)
 	if h.cancel != nil {
 		h.cancel()
 	}
@@ -246,6 +255,13 @@ func (h *Host) Close() error {
 	}
 	h.wg.Wait()
 	return errors.Join(errs...)
+}
+
+// running tells that Start has succeeded. What Close ends stays readable.
+func (h *Host) running() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.up
 }
 
 // ID is this node's peer ID.

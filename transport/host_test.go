@@ -333,3 +333,54 @@ func p2pAddrs(t *testing.T, h *transport.Host) []ma.Multiaddr {
 	require.NoError(t, err)
 	return addrs
 }
+
+// A host that cannot listen where it should says so and leaves nothing behind;
+// one that was not started, or is closed, answers everything with ErrClosed.
+func TestStartIsAllOrNothing(t *testing.T) {
+	first := newHost(t, nil)
+	ticket, err := first.Ticket()
+	require.NoError(t, err)
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	require.NoError(t, err)
+	check := func(h *transport.Host) {
+		require.ErrorIs(t, h.Online(t.Context()), transport.ErrClosed)
+		require.ErrorIs(t, h.Connect(t.Context(), first.ID()), transport.ErrClosed)
+		require.Equal(t, transport.PathNone, h.Path(first.ID()).Kind)
+		require.False(t, h.Status().Online)
+		_, err := h.Ticket()
+		require.ErrorIs(t, err, transport.ErrClosed)
+	}
+	require.Len(t, ticket.Addrs, 2)
+	for _, taken := range ticket.Addrs {
+		h, err := transport.New(transport.Config{Key: key, Network: "test", Listen: []string{taken.String()}, NoMDNS: true})
+		require.NoError(t, err)
+		check(h)
+		require.ErrorIs(t, h.Start(t.Context()), transport.ErrBind, "%s", taken)
+		check(h)
+		require.NoError(t, h.Close())
+	}
+}
+
+// The port is chosen once.
+func TestPortLasts(t *testing.T) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	require.NoError(t, err)
+	cfg := transport.Config{Key: key, Network: "test", NoMDNS: true, CacheDir: t.TempDir()}
+	var before []string
+	for range 2 {
+		h, err := transport.New(cfg)
+		require.NoError(t, err)
+		require.NoError(t, h.Start(t.Context()))
+		var addrs []string
+		for _, a := range h.Libp2p().Network().ListenAddresses() {
+			addrs = append(addrs, a.String())
+		}
+		require.NoError(t, h.Close())
+		slices.Sort(addrs)
+		if before != nil {
+			require.Equal(t, before, addrs)
+		}
+		before = addrs
+		require.GreaterOrEqual(t, len(addrs), 4) // QUIC, TCP, WebSocket, /alknet
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -22,7 +23,10 @@ import (
 // RelayProtocol is the stream protocol spoken with relays (PATH-25).
 const RelayProtocol protocol.ID = "/alknet/relay"
 
-const maxKnown = 64 // relays this node may choose its homes from
+const (
+	maxKnown      = 64              // relays this node may choose its homes from
+	firstLinkWait = 5 * time.Second // for a link, by a dial begun before there was one
+)
 
 // links joins the pool of relay links with the host that dials them and the
 // socket that sends over them.
@@ -30,6 +34,7 @@ type links struct {
 	h    *Host
 	pool *relay.Pool
 	live atomic.Pointer[[]relay.Key] // links that are up
+	ups  broadcast                   // a link came up
 
 	mu       sync.Mutex
 	known    []relay.Key
@@ -75,6 +80,27 @@ func (l *links) Ensure(ctx context.Context, via relay.Key) error { return l.pool
 
 // Live implements socket.Relays.
 func (l *links) Live() []relay.Key { return *l.live.Load() }
+
+// waitLive returns once a link is up; false when none comes in time, or none
+// is known to come.
+func (l *links) waitLive(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, firstLinkWait)
+	defer cancel()
+	for {
+		up := l.ups.wait()
+		l.mu.Lock()
+		known := len(l.known)
+		l.mu.Unlock()
+		if len(l.Live()) > 0 || known == 0 {
+			return known > 0
+		}
+		select {
+		case <-up:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
 
 // add names relays to choose homes from.
 func (l *links) add(keys ...relay.Key) {
@@ -142,6 +168,7 @@ func (l *links) changed(k relay.Key, up bool, cause error) {
 	h := l.h
 	l.setLive(k, up)
 	if up {
+		l.ups.notify()
 		h.log.Info("relay link up", "relay", k)
 		h.socket.LinkUp(k)
 		h.proveOnline(k)

@@ -39,17 +39,21 @@ type RelayStatus struct {
 	RTT  time.Duration // 0 when not measured yet
 	Home bool          // this node can be reached there
 	Up   bool
+	Err  error // why it is down, if that is known
 }
 
 // Status tells the state at this moment.
 func (h *Host) Status() Status {
+	if !h.running() {
+		return Status{Reachability: ReachabilityUnknown}
+	}
 	st := Status{Online: h.online.is(), Reachability: h.reachability()}
 	for _, home := range h.links.pool.Homes() {
 		p, err := magic.PeerID(home.Key)
 		if err != nil {
 			continue
 		}
-		r := RelayStatus{Peer: p, RTT: home.RTT, Home: home.Home, Up: home.Up}
+		r := RelayStatus{Peer: p, RTT: home.RTT, Home: home.Home, Up: home.Up, Err: home.Err}
 		if c := h.stockConn(p); c != nil {
 			r.Addr = c.RemoteMultiaddr().String()
 		}
@@ -96,7 +100,7 @@ func (h *Host) reachability() Reachability {
 // Ticket says by hand where this node is: its relays, and its own addresses
 // when it is a relay, publishes them, or has no relay.
 func (h *Host) Ticket() (*discovery.Ticket, error) {
-	if h.links == nil || h.links.pool == nil {
+	if !h.running() {
 		return nil, ErrClosed
 	}
 	c := h.content()
@@ -120,6 +124,9 @@ func (h *Host) AddTicket(t *discovery.Ticket) {
 // end to end (PATH-35). A relay, and a node that has no relay to ask, is
 // online as soon as it has started.
 func (h *Host) Online(ctx context.Context) error {
+	if !h.running() {
+		return ErrClosed
+	}
 	select {
 	case <-h.online.done:
 		return nil
