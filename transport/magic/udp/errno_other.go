@@ -1,0 +1,9 @@
+//go:build !unix && !windows
+
+package udp
+
+// unreachable knows no errors of this system.
+func unreachable(error) bool { return false }
+
+// tooLong knows no way to tell; the rest of the datagram is lost.
+func tooLong(int, error) bool { return false }
