@@ -143,5 +143,3 @@ func appendControl(c []byte, level, kind int32, value []byte) []byte {
 	copy(c[start+unix.CmsgLen(0):], value)
 	return c
 }
-
-func (k *kernel) read(ms []Message) (int, error) { return k.reader.read(ms) }
