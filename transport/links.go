@@ -297,11 +297,12 @@ func (h *Host) openAddr(ctx context.Context, p peer.ID) (network.Stream, error) 
 	return openOn(ctx, c, discovery.ProtocolID)
 }
 
-// homes are the relays where this node can be reached.
+// homes are the relays where this node can be reached. One that is down for a
+// moment stays until the pool has found another.
 func (h *Host) homes() []peer.AddrInfo {
 	var out []peer.AddrInfo
 	for _, home := range h.links.pool.Homes() {
-		if p, err := magic.PeerID(home.Key); err == nil && home.Home && home.Up {
+		if p, err := magic.PeerID(home.Key); err == nil && home.Home {
 			out = append(out, peer.AddrInfo{ID: p, Addrs: h.book.get(p)})
 		}
 	}

@@ -397,7 +397,7 @@ func TestBehindNAT(t *testing.T) {
 			require.NotZero(t, sub.cmd.ProcessState.ExitCode())
 			require.NotEmpty(t, strings.TrimSpace(sub.errs.String()))
 			require.Equal(t, 1, strings.Count(strings.TrimSpace(sub.errs.String()), "\n")+1, "one line: %s", sub.errs)
-		case <-time.After(40 * time.Second):
+		case <-time.After(32 * time.Second): // the idle time and its keep-alive
 			t.Fatal("the subscription hangs")
 		}
 	})
