@@ -51,6 +51,11 @@ func (c *client) ticket(ctx context.Context) (ticket string, err error) {
 	return ticket, err
 }
 
+// reload lets the node read the peers again.
+func (c *client) reload(ctx context.Context) error {
+	return c.ask(ctx, "reload", request{}, func(message) error { return nil })
+}
+
 func (c *client) ping(ctx context.Context, r request, reply func(node.Ping) error) (result *node.PingResult, err error) {
 	err = c.ask(ctx, "ping", r, func(m message) error {
 		if m.Ping != nil {
@@ -115,7 +120,7 @@ func (c *client) ask(ctx context.Context, what string, r request, each func(mess
 		}
 		switch {
 		case m.Error != nil:
-			m.Error.exit = m.Exit
+			m.Error.exit, m.Error.called = m.Exit, m.Called
 			return m.Error
 		case m.End:
 			return nil
@@ -136,6 +141,12 @@ func (c *client) notRunning(ctx context.Context, err error) error {
 		return err
 	}
 	return failf(exitNoDaemon, codeNoDaemon, "no node is running on %s; start one: alknet-p2p --home %s up", c.home, quote(string(c.home)))
+}
+
+// isNotRunning reports whether err is that of a home without a node.
+func isNotRunning(err error) bool {
+	var f *failure
+	return errors.As(err, &f) && f.Code == codeNoDaemon
 }
 
 // quote makes text fit to be pasted into a shell.

@@ -49,14 +49,15 @@ func (h home) socket() (path string, own bool) {
 // controlServer serves the control socket of one node. It owns the goroutines
 // of its HTTP server; close returns after the last.
 type controlServer struct {
-	node peerNode
-	http http.Server
-	done chan struct{}
+	node   peerNode
+	reload func() error
+	http   http.Server
+	done   chan struct{}
 }
 
-// serveControl listens on the home's socket. The home's lock must be held: a
+// serveControl listens on the home's socket; reload reads the peers again. The home's lock must be held: a
 // socket that is there already was left by a process that is gone.
-func serveControl(h home, n peerNode, log *slog.Logger) (*controlServer, error) {
+func serveControl(h home, n peerNode, reload func() error, log *slog.Logger) (*controlServer, error) {
 	path, own := h.socket()
 	if own {
 		if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -73,7 +74,7 @@ func serveControl(h home, n peerNode, log *slog.Logger) (*controlServer, error) 
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	s := &controlServer{node: n, done: make(chan struct{})}
+	s := &controlServer{node: n, reload: reload, done: make(chan struct{})}
 	s.http = http.Server{
 		Handler:           s.routes(),
 		ReadHeaderTimeout: 5 * time.Second,
@@ -102,9 +103,10 @@ type message struct {
 	Ping       *node.Ping           `json:"ping,omitzero"`
 	Result     *node.PingResult     `json:"result,omitzero"`
 
-	End   bool     `json:"end,omitzero"`
-	Error *failure `json:"error,omitzero"`
-	Exit  int      `json:"exit,omitzero"` // the exit code of Error
+	End    bool     `json:"end,omitzero"`
+	Error  *failure `json:"error,omitzero"`
+	Exit   int      `json:"exit,omitzero"`   // of Error: its exit code
+	Called bool     `json:"called,omitzero"` // of Error: an operation answered it
 }
 
 func (s *controlServer) routes() http.Handler {
@@ -120,6 +122,7 @@ func (s *controlServer) routes() http.Handler {
 		ticket, err := s.node.ticket(ctx)
 		return sendIf(err, send, message{Ticket: ticket})
 	})
+	handle("reload", func(context.Context, request, func(message) error) error { return s.reload() })
 	handle("operations", func(ctx context.Context, r request, send func(message) error) error {
 		ops, err := s.node.operations(ctx, r)
 		return sendIf(err, send, message{Operations: ops})
@@ -164,7 +167,7 @@ func answer(w http.ResponseWriter, r *http.Request, serve func(context.Context, 
 	send := func(m message) error { return errors.Join(writeJSON(w, m), flush()) }
 	if err := serve(r.Context(), req, send); err != nil {
 		f := asFailure(err)
-		_ = send(message{Error: f, Exit: f.exit}) // whoever asked may be gone
+		_ = send(message{Error: f, Exit: f.exit, Called: f.called}) // whoever asked may be gone
 		return
 	}
 	_ = send(message{End: true})

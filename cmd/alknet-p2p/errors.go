@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"syscall"
 
 	"github.com/alkdev/alknet-p2p/protocols/auth/peerfile"
 	"github.com/alkdev/alknet-p2p/protocols/call"
@@ -52,11 +51,17 @@ type failure struct {
 	Retryable bool            `json:"retryable"`
 	Details   json.RawMessage `json:"details"`
 
-	exit int
+	exit   int
+	called bool // an operation answered it, so the code is part of the answer
 }
 
 // Error implements error.
-func (f *failure) Error() string { return f.Message }
+func (f *failure) Error() string {
+	if f.called {
+		return f.Code + ": " + f.Message
+	}
+	return f.Message
+}
 
 func failf(exit int, code, format string, args ...any) *failure {
 	return &failure{exit: exit, Code: code, Message: fmt.Sprintf(format, args...)}
@@ -73,7 +78,7 @@ func (a *app) fail(ctx context.Context, err error) int {
 	if a.json {
 		_ = writeJSON(a.err, map[string]*failure{"error": f})
 	} else {
-		fmt.Fprintf(a.err, "alknet-p2p: %s\n", oneLine(f.Message))
+		fmt.Fprintf(a.err, "alknet-p2p: %s\n", oneLine(f.Error()))
 	}
 	return f.exit
 }
@@ -99,10 +104,11 @@ func asFailure(err error) *failure {
 func callFailure(e *call.Error) *failure {
 	f := &failure{
 		Code:      string(e.Code),
-		Message:   e.Error(),
+		Message:   e.Message,
 		Retryable: e.Retryable,
 		Details:   e.Details,
 		exit:      exitFailed,
+		called:    true,
 	}
 	switch e.Code {
 	case call.CodeForbidden:
@@ -126,8 +132,8 @@ func localFailure(err error) *failure {
 		code = codeNoVault
 	case errors.Is(err, peerfile.ErrInvalid):
 		exit, code = exitUsage, codeConfig
-	case errors.Is(err, transport.ErrBind), errors.Is(err, syscall.EADDRINUSE):
-		code = codePortTaken
+	case errors.Is(err, transport.ErrBind) && !errors.Is(err, os.ErrPermission):
+		return failf(exitFailed, codePortTaken, "%s; choose another with --listen", err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		exit, code = exitTimeout, codeTimeout
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 
@@ -93,9 +92,8 @@ this node by it.`,
 // runningTicket is the ticket of the home's node, nil when it does not run.
 func runningTicket(ctx context.Context, h home) (*string, error) {
 	ticket, err := newClient(h).ticket(ctx)
-	var f *failure
 	switch {
-	case errors.As(err, &f) && f.Code == codeNoDaemon:
+	case isNotRunning(err):
 		return nil, nil
 	case err != nil:
 		return nil, err

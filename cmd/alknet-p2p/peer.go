@@ -179,6 +179,10 @@ func (a *app) editPeers(cmd *cobra.Command, edit func(*auth.Config) (*auth.PeerE
 	if err != nil {
 		return err
 	}
+	// The node watches the file too, but the next command shall find it done.
+	if err := newClient(h).reload(cmd.Context()); err != nil && !isNotRunning(err) {
+		return err
+	}
 	return a.showPeer(&changed)
 }
 

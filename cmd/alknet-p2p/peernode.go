@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"strings"
 
 	"github.com/alkdev/alknet-p2p/node"
 	"github.com/alkdev/alknet-p2p/protocols"
 	"github.com/alkdev/alknet-p2p/protocols/call"
+	"github.com/alkdev/alknet-p2p/transport"
 )
 
 // peerNode is what the commands ask of a node: the one that runs as a daemon,
@@ -136,6 +138,12 @@ func dialFailure(ctx context.Context, target string, err error) error {
 		return failf(exitFailed, codeFailed, "%s does not serve that protocol", target)
 	}
 	f := failf(exitUnreachable, codeUnreachable, "cannot reach %s: %s", target, err)
-	f.Retryable = !errors.Is(err, node.ErrUnknownTarget) && !errors.Is(err, protocols.ErrWrongPeer)
+	switch {
+	case errors.Is(err, node.ErrUnknownTarget):
+		f.Message = strings.TrimPrefix(err.Error(), node.ErrUnknownTarget.Error()+": ")
+	case errors.Is(err, transport.ErrUnreachable):
+		f.Message = "cannot reach " + target + ": it is not online, or nobody here knows where it is"
+		f.Retryable = true
+	}
 	return f
 }

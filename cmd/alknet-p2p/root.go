@@ -1,9 +1,9 @@
 package main
 
 import (
-	"errors"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -66,19 +66,21 @@ func rangeArgs(least, most int) cobra.PositionalArgs {
 		case len(args) > 0 && cmd.HasSubCommands():
 			return unknownCommand(cmd, args[0])
 		case len(args) < least:
-			return usagef("%s needs more arguments: %s", cmd.CommandPath(), cmd.UseLine())
+			return usagef("too few arguments; usage: %s", usage(cmd))
 		case most >= 0 && len(args) > most:
-			return usagef("%s takes fewer arguments: %s", cmd.CommandPath(), cmd.UseLine())
+			return usagef("too many arguments; usage: %s", usage(cmd))
 		}
 		return nil
 	}
 }
 
+func usage(cmd *cobra.Command) string { return strings.TrimSuffix(cmd.UseLine(), " [flags]") }
+
 func unknownCommand(cmd *cobra.Command, name string) error {
 	if like := nearest(name, commandNames(cmd)); like != "" {
-		return usagef("%s has no command %q; did you mean %q?", cmd.CommandPath(), name, like)
+		return usagef("no such command: %s; did you mean %q?", name, like)
 	}
-	return usagef("%s has no command %q; see %s --help", cmd.CommandPath(), name, cmd.CommandPath())
+	return usagef("no such command: %s; see %s --help", name, cmd.CommandPath())
 }
 
 func commandNames(cmd *cobra.Command) []string {
@@ -93,7 +95,7 @@ func commandNames(cmd *cobra.Command) []string {
 
 // needCommand is the RunE of commands that only group others.
 func needCommand(cmd *cobra.Command, _ []string) error {
-	return errors.Join(cmd.Help(), usagef("%s needs a command", cmd.CommandPath()))
+	return usagef("%s needs a command: %s", cmd.Name(), strings.Join(commandNames(cmd), ", "))
 }
 
 // nearest returns the candidate a person most likely meant, or "".

@@ -96,7 +96,11 @@ func (c *config) node(h home, f nodeFlags, key *nodeKey, peers *auth.Peers, log 
 }
 
 // reload reads the peers again.
-func (r *runningNode) reload() { r.reloaded(peerfile.Reload(r.file, r.peers)) }
+func (r *runningNode) reload() error {
+	err := peerfile.Reload(r.file, r.peers)
+	r.reloaded(err)
+	return err
+}
 
 // reloaded applies a new registry to the open sessions.
 func (r *runningNode) reloaded(err error) {

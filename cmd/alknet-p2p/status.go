@@ -28,6 +28,9 @@ func newStatus(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
+				if watch && !a.json && isTerminal(a.out) {
+					fmt.Fprint(a.out, "\x1b[H\x1b[2J") // from the top of an empty screen
+				}
 				if err := a.show(st, func(w io.Writer) { a.printStatus(w, st) }); err != nil || !watch {
 					return err
 				}

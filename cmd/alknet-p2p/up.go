@@ -83,7 +83,7 @@ func (a *app) up(ctx context.Context, f upFlags) error {
 	if err != nil {
 		return err
 	}
-	control, err := serveControl(h, localNode{n.Node}, log)
+	control, err := serveControl(h, localNode{n.Node}, n.reload, log)
 	if err != nil {
 		return errors.Join(err, n.close())
 	}
@@ -155,7 +155,7 @@ func (a *app) serve(ctx context.Context, n *runningNode) {
 			}
 			online = nil
 		case <-hangup:
-			n.reload()
+			_ = n.reload() // it has logged why not
 		case <-ctx.Done():
 			cancel()
 			if waits {
