@@ -27,8 +27,12 @@ const (
 
 	addrStreams        = 512 // inbound, in all
 	addrStreamsPerPeer = 8   // inbound, of one peer
-	// addrOpens bounds the signatures checked for strangers, a second.
-	addrOpens = 500
+	// addrOpens and addrOpensPerPeer bound the signatures checked for others,
+	// a second; addrPeers is how many peers that is counted for.
+	addrOpens        = 500
+	addrOpensPerPeer = 10
+	addrOpensBurst   = 50 // of one peer
+	addrPeers        = 4096
 
 	maxAddrMessage = 2 + MaxRecordBytes // version, type, body
 )
@@ -63,9 +67,10 @@ type addrServer struct {
 	now     func() time.Time
 	log     *slog.Logger
 	table   *table
-	opens   *rate.Limiter
 
 	mu      sync.Mutex
+	opens   *rate.Limiter
+	byPeer  *lru[peer.ID, *rate.Limiter]
 	closed  bool
 	streams map[network.Stream]peer.ID
 	perPeer map[peer.ID]int
@@ -79,6 +84,7 @@ func newAddrServer(networkName string, now func() time.Time, log *slog.Logger) *
 		log:     log,
 		table:   newTable(tableEntries, tableBytes),
 		opens:   rate.NewLimiter(addrOpens, addrOpens),
+		byPeer:  newLRU(addrPeers, addrPeers, func(peer.ID, *rate.Limiter) int { return 1 }),
 		streams: make(map[network.Stream]peer.ID),
 		perPeer: make(map[peer.ID]int),
 	}
@@ -91,7 +97,7 @@ func (s *addrServer) handle(stream network.Stream) {
 		return
 	}
 	defer s.end(stream)
-	if err := s.serve(stream); err != nil {
+	if err := s.serve(stream.Conn().RemotePeer(), stream); err != nil {
 		s.log.Debug("address requests ended", "peer", stream.Conn().RemotePeer(), "err", err)
 		_ = stream.Reset()
 		return
@@ -140,8 +146,9 @@ type deadlineStream interface {
 	SetDeadline(time.Time) error
 }
 
-// serve answers requests until the stream ends; nil when it ended cleanly.
-func (s *addrServer) serve(stream deadlineStream) error {
+// serve answers the requests of p until the stream ends; nil when it ended
+// cleanly.
+func (s *addrServer) serve(p peer.ID, stream deadlineStream) error {
 	var buf [2 + maxAddrMessage]byte
 	for range addrRequests {
 		// A real clock: deadlines of streams know no other.
@@ -155,7 +162,7 @@ func (s *addrServer) serve(stream deadlineStream) error {
 		if err != nil {
 			return err
 		}
-		kind, body = s.answer(kind, body)
+		kind, body = s.answer(p, kind, body)
 		if _, err := stream.Write(appendAddrMessage(nil, kind, body)); err != nil {
 			return err
 		}
@@ -163,8 +170,21 @@ func (s *addrServer) serve(stream deadlineStream) error {
 	return nil
 }
 
-// answer serves one request.
-func (s *addrServer) answer(kind byte, body []byte) (byte, []byte) {
+// mayPut limits what signatures cost: first by peer, so that one cannot use up
+// what is there for all.
+func (s *addrServer) mayPut(p peer.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	own, ok := s.byPeer.get(p)
+	if !ok {
+		own = rate.NewLimiter(addrOpensPerPeer, addrOpensBurst)
+		s.byPeer.put(p, own)
+	}
+	return own.Allow() && s.opens.Allow()
+}
+
+// answer serves one request of p.
+func (s *addrServer) answer(p peer.ID, kind byte, body []byte) (byte, []byte) {
 	switch kind {
 	case addrGet:
 		if len(body) != 32 {
@@ -176,7 +196,7 @@ func (s *addrServer) answer(kind byte, body []byte) (byte, []byte) {
 		return addrNotFound, nil
 	case addrPut:
 		// Who carries the record does not matter: it must speak for itself.
-		if !s.opens.Allow() {
+		if !s.mayPut(p) {
 			return addrRefused, []byte{refusedBusy}
 		}
 		r, err := openAnyRecord(body, s.network, s.now())

@@ -28,7 +28,7 @@ func TestAddrVectors(t *testing.T) {
 	s := newAddrServer(vectors.Network, func() time.Time { return time.UnixMilli(vectors.Now) }, slog.New(slog.DiscardHandler))
 	ours, theirs := net.Pipe()
 	var wg sync.WaitGroup
-	wg.Go(func() { _ = s.serve(theirs) })
+	wg.Go(func() { _ = s.serve(testID(1), theirs) })
 	for _, v := range vectors.Exchanges {
 		_, err := ours.Write(unhex(t, v.Request))
 		require.NoError(t, err, v.Name)
@@ -53,28 +53,43 @@ func TestAddrServerHostile(t *testing.T) {
 		"cut in the head": get[:1],
 	} {
 		stream := &scripted{in: bytes.NewReader(in)}
-		require.Error(t, s.serve(stream), name)
+		require.Error(t, s.serve(testID(1), stream), name)
 		require.Zero(t, stream.out.Len(), name)
 	}
 	stream := &scripted{in: bytes.NewReader(bytes.Repeat(get, addrRequests+1))}
-	require.NoError(t, s.serve(stream))
+	require.NoError(t, s.serve(testID(1), stream))
 	require.Equal(t, addrRequests*len(appendAddrMessage(nil, addrNotFound, nil)), stream.out.Len())
 }
 
-// Checking signatures for strangers has a limit.
+// Checking signatures for others has a limit, one peer's below that of all.
 func TestAddrServerBusy(t *testing.T) {
 	s := newTestServer(time.Now)
-	kind, body := byte(addrStored), []byte(nil)
-	r := sealed(t, 1, func(r *Record) { r.Network = "main" })
-	for range 2 * addrOpens {
-		if kind, body = s.answer(addrPut, r.Envelope()); kind != addrStored {
-			break
+	s.opens.SetLimit(0) // no more than the burst
+	put := sealed(t, 1, func(r *Record) { r.Network = "main" }).Envelope()
+	puts := func(p peer.ID) (n int) {
+		s.answer(p, addrPut, put) // makes the limiter of p
+		limiter, ok := s.byPeer.get(p)
+		require.True(t, ok)
+		limiter.SetLimit(0)
+		for n = 1; ; n++ {
+			kind, body := s.answer(p, addrPut, put)
+			if kind == addrStored {
+				continue
+			}
+			err := answerError(kind, body)
+			require.ErrorIs(t, err, ErrRefused)
+			require.ErrorIs(t, err, errBusy)
+			return n
 		}
 	}
-	require.EqualValues(t, addrRefused, kind)
-	err := answerError(kind, body)
-	require.ErrorIs(t, err, ErrRefused)
-	require.ErrorIs(t, err, errBusy)
+	require.LessOrEqual(t, puts(testID(2)), addrOpensBurst+addrOpensPerPeer)
+	total := 0
+	for k := byte(10); k < 30; k++ {
+		total += puts(testID(k))
+	}
+	require.Less(t, total, addrOpens)
+	kind, _ := s.answer(testID(2), addrGet, make([]byte, 32))
+	require.EqualValues(t, addrNotFound, kind, "questions are not limited so")
 }
 
 // A client believes no answer that is not signed by the key it asked for.
@@ -181,7 +196,7 @@ func FuzzAddrServer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte) {
 		s := newTestServer(func() time.Time { return time.UnixMilli(vectors.Now) })
 		stream := &scripted{in: bytes.NewReader(in)}
-		_ = s.serve(stream)
+		_ = s.serve(testID(1), stream)
 		// Every answer is a message, and every record given out was put.
 		var buf [2 + maxAddrMessage]byte
 		for {

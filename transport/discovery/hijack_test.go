@@ -110,6 +110,12 @@ func TestPATH37RecordHijack(t *testing.T) {
 	dr := start(t, Config{Host: resolver, Bootstrap: append(home, infoOf(attacker))})
 	eventually(t, hasDHTPeers(dr, 2))
 	eventually(t, hasDHTPeers(dh, 1))
+	eventually(t, func() error {
+		if lying.RoutingTable().Size() == 0 {
+			return errNoDHT
+		}
+		return nil
+	})
 	key := RecordKey(victim.ID())
 	client := &addrClient{network: testNetwork, now: time.Now, open: func(ctx context.Context, p peer.ID) (network.Stream, error) {
 		return attacker.NewStream(ctx, p, ProtocolID)
