@@ -430,18 +430,21 @@ func (s *Session) Abort(id string) {
 	}
 }
 
-// pick chooses the stream of a request (CALL-22).
+// pick chooses the stream of a request (CALL-22). The shared stream is opened
+// before any other, so that it is never the one too many.
 func (s *Session) pick(ctx context.Context, subscription bool, size int) (*stream, error) {
-	if subscription || size >= largeFrame {
-		r := reusable
-		if subscription {
-			r = exclusive
-		}
-		if st, err := s.own(ctx, r); st != nil || err != nil {
-			return st, err
-		}
+	common, err := s.share(ctx)
+	if err != nil || !subscription && size < largeFrame {
+		return common, err
 	}
-	return s.share(ctx)
+	r := reusable
+	if subscription {
+		r = exclusive
+	}
+	if st, err := s.own(ctx, r); st != nil || err != nil {
+		return st, err
+	}
+	return common, nil
 }
 
 // own returns a stream for one request alone; nil when there are to be no more.

@@ -63,7 +63,7 @@ func (s *side) session(t testing.TB) *call.Session {
 }
 
 // pair connects a caller to a node that serves ops, and returns the caller's
-// session.
+// session. Each knows the other as peer.
 func pair(t testing.TB, peer auth.Context, ops ...call.Operation) *call.Session {
 	t.Helper()
 	server := call.New(call.Config{Provider: tokens{}})
@@ -75,7 +75,7 @@ func pair(t testing.TB, peer auth.Context, ops ...call.Operation) *call.Session 
 func connect(t testing.TB, server *call.Protocol, peer auth.Context) *call.Session {
 	t.Helper()
 	a, b := protocols.Pipe(call.ALPN)
-	client := serve(t, a, call.New(call.Config{}), known())
+	client := serve(t, a, call.New(call.Config{}), peer)
 	serve(t, b, server, peer)
 	return client.session(t)
 }

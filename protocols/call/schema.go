@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/big"
 	"slices"
 	"strconv"
 	"strings"
@@ -198,6 +199,14 @@ func violations(err *jsonschema.ValidationError) []violation {
 			for _, name := range k.Properties {
 				list = append(list, violation{at, "unknown property " + strconv.Quote(name)})
 			}
+		case *kind.Minimum:
+			list = append(list, violation{at, bound("minimum", k.Got, k.Want)})
+		case *kind.Maximum:
+			list = append(list, violation{at, bound("maximum", k.Got, k.Want)})
+		case *kind.ExclusiveMinimum:
+			list = append(list, violation{at, bound("exclusiveMinimum", k.Got, k.Want)})
+		case *kind.ExclusiveMaximum:
+			list = append(list, violation{at, bound("exclusiveMaximum", k.Got, k.Want)})
 		case *kind.FalseSchema:
 			list = append(list, violation{at, "not allowed"})
 		default:
@@ -213,6 +222,18 @@ func violations(err *jsonschema.ValidationError) []violation {
 		list[i].Message = clip(list[i].Message)
 	}
 	return list
+}
+
+// bound writes exactly what the validator's own text rounds.
+func bound(keyword string, got, want *big.Rat) string {
+	text := func(r *big.Rat) string {
+		if r.IsInt() {
+			return r.Num().String()
+		}
+		f, _ := r.Float64()
+		return strconv.FormatFloat(f, 'g', -1, 64)
+	}
+	return keyword + ": got " + text(got) + ", want " + text(want)
 }
 
 func clip(s string) string {

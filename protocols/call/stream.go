@@ -259,9 +259,13 @@ func (st *stream) kill(code uint32, cause error) {
 
 	st.out.fail(cause)
 	_ = st.raw.Reset(code)
-	s.failAll(orphans, wrap(ErrStreamClosed, fmt.Errorf("%w: %w", protocols.ErrStreamClosed, cause)))
+	lost, why := wrap(ErrStreamClosed, fmt.Errorf("%w: %w", protocols.ErrStreamClosed, cause)), ErrStreamClosed
+	if errors.Is(cause, protocols.ErrConnectionClosed) {
+		lost, why = wrap(ErrSessionClosed, nil), ErrSessionClosed
+	}
+	s.failAll(orphans, lost)
 	for _, r := range served {
-		r.abort(ErrStreamClosed, false) // CALL-45
+		r.abort(why, false) // CALL-45
 	}
 }
 
