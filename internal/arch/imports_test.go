@@ -24,8 +24,9 @@ var mayImport = map[string][]string{
 	"transport/magic/disco": {
 		// The relay's frames carry its boxes; it knows keys only as 32 bytes.
 	},
-	"transport/relay":  {},
-	"transport/natlab": {},
+	"transport/magic/udp": {},
+	"transport/relay":     {},
+	"transport/natlab":    {},
 
 	"protocols":                    {"protocols/auth"},
 	"protocols/auth":               {},
