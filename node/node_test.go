@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"testing"
 	"time"
 
@@ -203,7 +202,7 @@ func TestPeerDies(t *testing.T) {
 		_, err = sub.Next(within(t, 10*time.Second))
 	}
 	var ce *call.Error
-	require.True(t, errors.As(err, &ce), "%v", err)
+	require.ErrorAs(t, err, &ce)
 }
 
 // Ping reports round trips and the path.

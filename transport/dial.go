@@ -147,8 +147,7 @@ func (h *Host) dialMagic(d *dial) error {
 	if err != nil {
 		return err
 	}
-	_, err = h.offer(d.ctx, c)
-	return err
+	return h.offer(d.ctx, c)
 }
 
 var errNoAddrs = errors.New("no address known")
@@ -331,22 +330,21 @@ func (h *Host) dialAddr(ctx context.Context, p peer.ID, a ma.Multiaddr, after ti
 			err = fmt.Errorf("dial %s: %w", a, e)
 			continue
 		}
-		_, err = h.offer(ctx, c)
-		return err
+		return h.offer(ctx, c)
 	}
 	return err
 }
 
 // offer brings a connection dialled here into the swarm and waits until it is
 // there; on failure it is closed.
-func (h *Host) offer(ctx context.Context, c transport.CapableConn) (network.Conn, error) {
+func (h *Host) offer(ctx context.Context, c transport.CapableConn) error {
 	if ctx.Err() != nil { // another way won
 		_ = c.Close()
-		return nil, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
 	if err := h.magic.Offer(ctx, c); err != nil {
 		_ = c.Close()
-		return nil, err
+		return err
 	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -354,17 +352,17 @@ func (h *Host) offer(ctx context.Context, c transport.CapableConn) (network.Conn
 		changed := h.changes.wait()
 		for _, sc := range h.libp2p.Network().ConnsToPeer(c.RemotePeer()) {
 			if sameConn(sc, c) {
-				return sc, nil
+				return nil
 			}
 		}
 		if c.IsClosed() {
-			return nil, errors.New("connection closed at once")
+			return errors.New("connection closed at once")
 		}
 		select {
 		case <-changed:
 		case <-tick.C:
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -59,7 +60,7 @@ func (h *Host) bind() error {
 func (h *Host) bindPort(port int) error {
 	var bound []ma.Multiaddr
 	for _, network := range []string{"udp", "tcp"} {
-		if err := tryPort(network, fmt.Sprintf("0.0.0.0:%d", port)); err != nil {
+		if err := tryPort(h.ctx, network, fmt.Sprintf("0.0.0.0:%d", port)); err != nil {
 			return fmt.Errorf("%w on %s port %d: %w", ErrBind, network, port, err)
 		}
 	}
@@ -86,7 +87,7 @@ func (h *Host) bindPort(port int) error {
 func (h *Host) listenOn(a ma.Multiaddr) error {
 	network, addr, err := manet.DialArgs(a)
 	if err == nil && !slices.ContainsFunc(h.swarm.ListenAddresses(), func(o ma.Multiaddr) bool { return samePort(o, a) }) {
-		if err := tryPort(network, addr); err != nil {
+		if err := tryPort(h.ctx, network, addr); err != nil {
 			return err
 		}
 	}
@@ -100,15 +101,15 @@ func samePort(a, b ma.Multiaddr) bool {
 }
 
 // tryPort fails when the port is taken.
-func tryPort(network, addr string) error {
+func tryPort(ctx context.Context, network, addr string) error {
 	if strings.HasPrefix(network, "udp") {
-		c, err := net.ListenPacket(network, addr)
+		c, err := new(net.ListenConfig).ListenPacket(ctx, network, addr)
 		if err != nil {
 			return err
 		}
 		return c.Close()
 	}
-	l, err := net.Listen(network, addr)
+	l, err := new(net.ListenConfig).Listen(ctx, network, addr)
 	if err != nil {
 		return err
 	}

@@ -465,7 +465,7 @@ func TestHomeRelayDies(t *testing.T) {
 	victim.kill()
 	killed := time.Now()
 	var gap time.Duration
-	for i := 0; i < 50; i++ {
+	for range 50 {
 		waited := time.Now()
 		next := sub.next(t, 5*time.Second)
 		gap = max(gap, time.Since(waited))

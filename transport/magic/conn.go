@@ -154,14 +154,14 @@ func parseError(err error) error {
 		return nil
 	}
 	if se := (*quic.StreamError)(nil); errors.As(err, &se) {
-		code := network.StreamErrorCode(network.StreamCodeOutOfRange)
+		var code network.StreamErrorCode = network.StreamCodeOutOfRange
 		if se.ErrorCode <= math.MaxUint32 {
 			code = network.StreamErrorCode(se.ErrorCode)
 		}
 		return &network.StreamError{ErrorCode: code, Remote: se.Remote, TransportError: se}
 	}
 	if ae := (*quic.ApplicationError)(nil); errors.As(err, &ae) {
-		code := network.ConnErrorCode(network.ConnCodeOutOfRange)
+		var code network.ConnErrorCode = network.ConnCodeOutOfRange
 		if ae.ErrorCode <= math.MaxUint32 {
 			code = network.ConnErrorCode(ae.ErrorCode)
 		}

@@ -149,7 +149,7 @@ func TestPATH17IdleGoesCold(t *testing.T) {
 	now := answer(&m, start, 50*time.Millisecond)
 	act := path.Activity{LastData: now, LastRecv: now}
 	beats := 0
-	for i := 0; i < 200; i++ {
+	for range 200 {
 		due := m.Tick(now, act)
 		beats += len(m.Pings())
 		m.Pong(now, one, now)

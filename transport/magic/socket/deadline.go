@@ -54,10 +54,10 @@ func isClosed(c chan struct{}) bool {
 	}
 }
 
-// errTimeout is what a read returns when its deadline passed.
-type errTimeout struct{}
+// timeoutError is what a read returns when its deadline passed.
+type timeoutError struct{}
 
-func (errTimeout) Error() string   { return "i/o timeout" }
-func (errTimeout) Unwrap() error   { return os.ErrDeadlineExceeded }
-func (errTimeout) Timeout() bool   { return true }
-func (errTimeout) Temporary() bool { return true }
+func (timeoutError) Error() string   { return "i/o timeout" }
+func (timeoutError) Unwrap() error   { return os.ErrDeadlineExceeded }
+func (timeoutError) Timeout() bool   { return true }
+func (timeoutError) Temporary() bool { return true }

@@ -45,7 +45,7 @@ const (
 // Relays lends the socket its links to relays. All methods are safe for
 // concurrent use and return at once, except Ensure.
 type Relays interface {
-	// Send hands a packet for to to the relay; it takes a copy. It fails when
+	// Send hands a packet to the relay, for the key; it takes a copy. It fails when
 	// no link to that relay is up.
 	Send(via, to relay.Key, kind relay.FrameType, payload []byte) error
 	// Ensure returns once a link to the relay is up, opening one if needed.
@@ -436,7 +436,7 @@ func (s *Socket) receiveDisco(via, from relay.Key, payload []byte) {
 func (s *Socket) ReadFrom(b []byte) (int, net.Addr, error) {
 	select { // a deadline that has passed wins
 	case <-s.deadline.wait():
-		return 0, nil, errTimeout{}
+		return 0, nil, timeoutError{}
 	default:
 	}
 	select {
@@ -445,7 +445,7 @@ func (s *Socket) ReadFrom(b []byte) (int, net.Addr, error) {
 		s.buffers.Put(pkt.buf)
 		return n, pkt.from, nil
 	case <-s.deadline.wait():
-		return 0, nil, errTimeout{}
+		return 0, nil, timeoutError{}
 	case <-s.done:
 		return 0, nil, net.ErrClosed
 	}
