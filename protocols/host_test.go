@@ -25,7 +25,7 @@ import (
 	"github.com/alkdev/alknet-p2p/protocols/auth"
 )
 
-// transports are the ways two hosts of these tests are joined (node.md §15).
+// transports are the ways two hosts of these tests are joined.
 var transports = map[string]libp2p.Option{
 	"quic":      libp2p.ChainOptions(libp2p.Transport(libp2pquic.NewTransport), libp2p.ListenAddrStrings("/ip4/127.0.0.1/udp/0/quic-v1")),
 	"tcp-noise": libp2p.ChainOptions(libp2p.Transport(tcp.NewTCPTransport), libp2p.Security(noise.ID, noise.New), libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0")),
@@ -201,15 +201,26 @@ func newRouterWith(t *testing.T, config protocols.RouterConfig, handlers ...prot
 // roundTrip sends text over a new stream of conn and returns what comes back.
 func roundTrip(t *testing.T, conn protocols.Connection, text string) string {
 	t.Helper()
-	s, err := conn.OpenStream(t.Context())
+	back, err := tryRoundTrip(t.Context(), conn, text)
 	require.NoError(t, err)
+	return back
+}
+
+// tryRoundTrip is roundTrip for goroutines beside the test's.
+func tryRoundTrip(ctx context.Context, conn protocols.Connection, text string) (string, error) {
+	s, err := conn.OpenStream(ctx)
+	if err != nil {
+		return "", err
+	}
 	defer s.Close()
-	_, err = io.WriteString(s, text)
-	require.NoError(t, err)
-	require.NoError(t, s.CloseWrite())
+	if _, err = io.WriteString(s, text); err != nil {
+		return "", err
+	}
+	if err := s.CloseWrite(); err != nil {
+		return "", err
+	}
 	back, err := io.ReadAll(s)
-	require.NoError(t, err)
-	return string(back)
+	return string(back), err
 }
 
 // over waits for the end of a session.

@@ -90,8 +90,8 @@ type StreamSource interface {
 	OpenStream(ctx context.Context) (Stream, error)
 	// RemoteAddr is the text of the best path at the moment, or "".
 	RemoteAddr() string
-	// Close ends the source: waiting calls return, streams that wait to be
-	// accepted are reset with code. Streams given away are not its concern.
+	// Close ends the source, once: waiting calls return, streams that wait to
+	// be accepted are reset with code. Streams given away are not its concern.
 	Close(code uint32, reason string) error
 }
 

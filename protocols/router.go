@@ -185,7 +185,7 @@ func (r *Router) Open(ctx context.Context, p peer.ID, alpn string, expect auth.P
 		if err := r.config.Host.Connect(ctx, p); err != nil {
 			return nil, fmt.Errorf("connect to %s: %w", p, err)
 		}
-		conn, again, err := r.enter(r.candidate(key), h, expect, o)
+		conn, again, err := r.enter(r.candidate(key, h), h, expect, o)
 		if !again {
 			return conn, err
 		}
@@ -349,7 +349,7 @@ func (r *Router) inbound(h ProtocolHandler, alpn string, st network.Stream) {
 	key := sessionKey{st.Conn().RemotePeer(), alpn}
 	code, refused := r.deliver(key, nil, nil, st)
 	if refused && code == 0 {
-		code, refused = r.deliver(key, r.candidate(key), h, st)
+		code, refused = r.deliver(key, r.candidate(key, h), h, st)
 	}
 	if refused {
 		r.log.Debug("stream refused", "peer", key.peer, "protocol", alpn, "code", code)
@@ -387,8 +387,9 @@ func (r *Router) deliver(key sessionKey, candidate *routed, h ProtocolHandler, s
 
 // candidate prepares a session with a peer of the Host. It is made outside the
 // Router's mutex, for it asks the Host.
-func (r *Router) candidate(key sessionKey) *routed {
-	source := newPeerSource(r.config.Host, key.peer, key.alpn, r.config.AcceptQueue)
+func (r *Router) candidate(key sessionKey, h ProtocolHandler) *routed {
+	source := newPeerSource(r.config.Host, key.peer, key.alpn, r.config.AcceptQueue,
+		func(st network.Stream) { r.inbound(h, key.alpn, st) })
 	own := newSession(source, key.alpn)
 	fingerprint, err := auth.FingerprintFromPeer(key.peer)
 	if err != nil {

@@ -119,8 +119,8 @@ func TestNODE65SimultaneousOpen(t *testing.T) {
 						return
 					}
 					conns[i] = conn
-					if got := roundTrip(t, conn, "hello"); got != "hello" {
-						t.Errorf("echo of %q", got)
+					if got, err := tryRoundTrip(t.Context(), conn, "hello"); got != "hello" {
+						t.Errorf("echo of %q, %v", got, err)
 					}
 				})
 			}
@@ -445,6 +445,37 @@ func TestNODE64ReturnAfterCloseDelivers(t *testing.T) {
 			require.Len(t, got, 100_000)
 			require.NoError(t, s.Close())
 		}
+	})
+}
+
+// A stream that crosses with the end of a session is the next session's: with
+// a handler that serves one stream at a time, none of many is lost.
+func TestNODE46StreamsCrossingTheEnd(t *testing.T) {
+	overTransports(t, func(t *testing.T, a, b *testHost) {
+		ra := newRouter(t, a, nil, idle(alpnA))
+		newRouter(t, b, nil, handlerFunc{alpnA, func(ctx context.Context, conn protocols.Connection, _ auth.Context) error {
+			s, err := conn.AcceptStream(ctx)
+			if err != nil {
+				return err
+			}
+			if _, err := io.Copy(s, s); err != nil {
+				return err
+			}
+			return s.Close()
+		}})
+		conn, err := ra.Open(t.Context(), b.ID(), alpnA, "")
+		require.NoError(t, err)
+		var all sync.WaitGroup
+		for range 4 {
+			all.Go(func() {
+				for range 10 {
+					if got, err := tryRoundTrip(t.Context(), conn, "hello"); got != "hello" {
+						t.Errorf("echo of %q, %v", got, err)
+					}
+				}
+			})
+		}
+		all.Wait()
 	})
 }
 

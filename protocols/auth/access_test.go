@@ -10,8 +10,6 @@ import (
 	"github.com/alkdev/alknet-p2p/protocols/auth"
 )
 
-func ptr(s string) *string { return &s }
-
 func TestCALL60Check(t *testing.T) {
 	id := &auth.Identity{ID: "a", Scopes: []string{"fs:read", "x"}, Resources: map[string][]string{"service": {"read"}, "empty": {}}}
 	for name, c := range map[string]struct {
@@ -30,15 +28,15 @@ func TestCALL60Check(t *testing.T) {
 		"none of":                   {auth.Access{RequiredScopesAny: []string{"A", "B"}}, id, "missing required scope (any of: A, B)"},
 		"any of none":               {auth.Access{RequiredScopesAny: []string{}}, id, "missing required scope (any of: )"},
 		"all before any":            {auth.Access{RequiredScopes: []string{"A"}, RequiredScopesAny: []string{}}, id, "missing required scope: A"},
-		"resource and action":       {auth.Access{ResourceType: ptr("service"), ResourceAction: ptr("read")}, id, ""},
-		"missing action on type":    {auth.Access{ResourceType: ptr("service"), ResourceAction: ptr("write")}, id, "missing resource: service/write"},
-		"type":                      {auth.Access{ResourceType: ptr("service")}, id, ""},
-		"type without grants":       {auth.Access{ResourceType: ptr("empty")}, id, "missing resource: empty"},
-		"missing type":              {auth.Access{ResourceType: ptr("file")}, id, "missing resource: file"},
-		"action on any type":        {auth.Access{ResourceAction: ptr("read")}, id, ""},
-		"missing action":            {auth.Access{ResourceAction: ptr("write")}, id, "missing resource action: write"},
-		"action, anonymous":         {auth.Access{ResourceAction: ptr("read")}, nil, "authentication required"},
-		"scope before resource":     {auth.Access{RequiredScopes: []string{"A"}, ResourceType: ptr("file")}, id, "missing required scope: A"},
+		"resource and action":       {auth.Access{ResourceType: new("service"), ResourceAction: new("read")}, id, ""},
+		"missing action on type":    {auth.Access{ResourceType: new("service"), ResourceAction: new("write")}, id, "missing resource: service/write"},
+		"type":                      {auth.Access{ResourceType: new("service")}, id, ""},
+		"type without grants":       {auth.Access{ResourceType: new("empty")}, id, "missing resource: empty"},
+		"missing type":              {auth.Access{ResourceType: new("file")}, id, "missing resource: file"},
+		"action on any type":        {auth.Access{ResourceAction: new("read")}, id, ""},
+		"missing action":            {auth.Access{ResourceAction: new("write")}, id, "missing resource action: write"},
+		"action, anonymous":         {auth.Access{ResourceAction: new("read")}, nil, "authentication required"},
+		"scope before resource":     {auth.Access{RequiredScopes: []string{"A"}, ResourceType: new("file")}, id, "missing required scope: A"},
 		"identity without anything": {auth.Access{RequiredScopes: []string{"x"}}, &auth.Identity{}, "missing required scope: x"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -60,7 +58,7 @@ func TestCALL59AccessJSON(t *testing.T) {
 	for want, access := range map[string]auth.Access{
 		`{"required_scopes":[],"required_scopes_any":null,"resource_type":null,"resource_action":null}`:          {},
 		`{"required_scopes":["fs:read"],"required_scopes_any":null,"resource_type":null,"resource_action":null}`: {RequiredScopes: []string{"fs:read"}},
-		`{"required_scopes":[],"required_scopes_any":[],"resource_type":"t","resource_action":"a"}`:              {RequiredScopesAny: []string{}, ResourceType: ptr("t"), ResourceAction: ptr("a")},
+		`{"required_scopes":[],"required_scopes_any":[],"resource_type":"t","resource_action":"a"}`:              {RequiredScopesAny: []string{}, ResourceType: new("t"), ResourceAction: new("a")},
 		`{"required_scopes":["a","b"],"required_scopes_any":["c"],"resource_type":null,"resource_action":null}`:  {RequiredScopes: []string{"a", "b"}, RequiredScopesAny: []string{"c"}},
 	} {
 		got, err := json.Marshal(access)

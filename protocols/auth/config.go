@@ -26,7 +26,7 @@ const (
 
 // Config is the part of a node's configuration that may change while it runs:
 // who the peers are, which API keys exist, and the rate limits. Its JSON form
-// is the file peers.json (node.md §6). The zero value is a registry without
+// is the file peers.json (NODE-35). The zero value is a registry without
 // peers and with the default limits.
 type Config struct {
 	Auth       Policy     `json:"auth"`
@@ -132,8 +132,7 @@ func ParseConfig(text []byte) (*Config, error) {
 		return nil, decodeError(text, &c, err)
 	}
 	if err := c.Validate(); err != nil {
-		var field *FieldError
-		if errors.As(err, &field) {
+		if field, ok := errors.AsType[*FieldError](err); ok {
 			field.Line, field.Column = position(text, offsetOf(text, jsontext.Pointer(field.Pointer)))
 		}
 		return nil, err

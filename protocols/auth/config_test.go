@@ -53,7 +53,7 @@ func TestParseConfigReadsEveryField(t *testing.T) {
 	require.Empty(t, cmp.Diff(c, c.Clone()))
 }
 
-// node.md §6: absent enabled is true, absent lists are empty, absent limits
+// NODE-35: absent enabled is true, absent lists are empty, absent limits
 // have their defaults.
 func TestParseConfigDefaults(t *testing.T) {
 	for _, text := range []string{`{}`, `{"auth":{}}`, `{"auth":{"peers":[],"api_keys":[]},"rate_limits":{}}`} {

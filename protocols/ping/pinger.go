@@ -95,6 +95,7 @@ func (p *Pinger) begin(w *waiter) (uint64, error) {
 	case len(p.waiting) == maxWaiting:
 		return 0, errTooMany
 	}
+	w.sent = time.Now()
 	select {
 	case p.send <- p.seq:
 	default:
@@ -103,7 +104,6 @@ func (p *Pinger) begin(w *waiter) (uint64, error) {
 	}
 	seq := p.seq
 	p.seq++
-	w.sent = time.Now()
 	p.waiting[seq] = w
 	return seq, nil
 }

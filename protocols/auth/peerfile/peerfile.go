@@ -61,8 +61,7 @@ func Load(path string) (*auth.Config, error) {
 		return nil, invalid{fmt.Errorf("%s: larger than %d bytes", path, maxBytes)}
 	}
 	cfg, err := auth.ParseConfig(text)
-	var field *auth.FieldError
-	if errors.As(err, &field) {
+	if field, ok := errors.AsType[*auth.FieldError](err); ok {
 		return nil, invalid{fmt.Errorf("%s:%d:%d: %w", path, field.Line, field.Column, err)}
 	}
 	return cfg, err
