@@ -348,24 +348,22 @@ func BenchmarkLoopback(b *testing.B) {
 			b.Run(c.name+"/"+network, func(b *testing.B) {
 				from, to := loopback(b, c.send, network), loopback(b, c.read, network)
 				room := make(chan struct{}, window/c.burst)
-				done := make(chan int)
-				go func() {
-					ms, total, burst := messages(16), 0, 0
-					for total < b.N*c.burst {
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					ms, came := messages(16), 0
+					for {
 						n, err := to.ReadBatch(ms)
 						if err != nil {
-							break
+							return
 						}
 						for _, m := range ms[:n] {
-							total += m.N
-							burst += m.N
+							came += m.N
 						}
-						for ; burst >= c.burst; burst -= c.burst {
+						for ; came >= c.burst; came -= c.burst {
 							<-room
 						}
 					}
-					done <- total
-				}()
+				})
 				data := pattern(c.burst)
 				b.SetBytes(int64(c.burst))
 				b.ReportAllocs()
@@ -376,7 +374,7 @@ func BenchmarkLoopback(b *testing.B) {
 					}
 				}
 				to.Close()
-				<-done
+				wg.Wait()
 			})
 		}
 	}
