@@ -163,7 +163,7 @@ func (s *addrServer) serve(p peer.ID, stream deadlineStream) error {
 			return err
 		}
 		kind, body = s.answer(p, kind, body)
-		if _, err := stream.Write(appendAddrMessage(nil, kind, body)); err != nil {
+		if _, err := stream.Write(addrMessage(kind, body)); err != nil {
 			return err
 		}
 	}
@@ -289,7 +289,7 @@ func exchange(stream deadlineStream, kind byte, body []byte) (byte, []byte, erro
 	if err := stream.SetDeadline(time.Now().Add(addrTimeout)); err != nil {
 		return 0, nil, err
 	}
-	if _, err := stream.Write(appendAddrMessage(nil, kind, body)); err != nil {
+	if _, err := stream.Write(addrMessage(kind, body)); err != nil {
 		return 0, nil, err
 	}
 	var buf [2 + maxAddrMessage]byte
@@ -335,9 +335,9 @@ func refusals() []error {
 
 var errBusy = errors.New("too many requests")
 
-// appendAddrMessage appends a message: u16 length of the rest, version, type,
-// body.
-func appendAddrMessage(b []byte, kind byte, body []byte) []byte {
+// addrMessage is one message: u16 length of the rest, version, type, body.
+func addrMessage(kind byte, body []byte) []byte {
+	b := make([]byte, 0, 4+len(body))
 	b = binary.BigEndian.AppendUint16(b, uint16(2+len(body)))
 	b = append(b, addrVersion, kind)
 	return append(b, body...)

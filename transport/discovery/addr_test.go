@@ -44,7 +44,7 @@ func TestAddrVectors(t *testing.T) {
 // What is not a message ends the stream; a stream has a limit of requests.
 func TestAddrServerHostile(t *testing.T) {
 	s := newTestServer(time.Now)
-	get := appendAddrMessage(nil, addrGet, make([]byte, 32))
+	get := addrMessage(addrGet, make([]byte, 32))
 	for name, in := range map[string][]byte{
 		"too short":       {0, 1, 1},
 		"too long":        binary.BigEndian.AppendUint16(nil, maxAddrMessage+1),
@@ -58,7 +58,7 @@ func TestAddrServerHostile(t *testing.T) {
 	}
 	stream := &scripted{in: bytes.NewReader(bytes.Repeat(get, addrRequests+1))}
 	require.NoError(t, s.serve(testID(1), stream))
-	require.Equal(t, addrRequests*len(appendAddrMessage(nil, addrNotFound, nil)), stream.out.Len())
+	require.Equal(t, addrRequests*len(addrMessage(addrNotFound, nil)), stream.out.Len())
 }
 
 // Checking signatures for others has a limit, one peer's below that of all.
@@ -102,13 +102,13 @@ func TestAddrClientHostileAnswers(t *testing.T) {
 		answer []byte
 		want   error
 	}{
-		"another's record":  {appendAddrMessage(nil, addrFound, other.Envelope()), ErrWrongSigner},
-		"no envelope":       {appendAddrMessage(nil, addrFound, nil), ErrWrongSigner},
-		"an older one":      {appendAddrMessage(nil, addrFound, old.Envelope()), ErrMalformed},
-		"unknown type":      {appendAddrMessage(nil, 77, nil), ErrMalformed},
-		"unknown reason":    {appendAddrMessage(nil, addrRefused, []byte{77}), ErrRefused},
-		"reason zero":       {appendAddrMessage(nil, addrRefused, []byte{0}), ErrRefused},
-		"signer refused":    {appendAddrMessage(nil, addrRefused, []byte{refusedSigner}), ErrWrongSigner},
+		"another's record":  {addrMessage(addrFound, other.Envelope()), ErrWrongSigner},
+		"no envelope":       {addrMessage(addrFound, nil), ErrWrongSigner},
+		"an older one":      {addrMessage(addrFound, old.Envelope()), ErrMalformed},
+		"unknown type":      {addrMessage(77, nil), ErrMalformed},
+		"unknown reason":    {addrMessage(addrRefused, []byte{77}), ErrRefused},
+		"reason zero":       {addrMessage(addrRefused, []byte{0}), ErrRefused},
+		"signer refused":    {addrMessage(addrRefused, []byte{refusedSigner}), ErrWrongSigner},
 		"nothing":           {nil, io.ErrUnexpectedEOF},
 		"length over limit": {[]byte{0xff, 0xff}, ErrMalformed},
 	} {
@@ -152,7 +152,7 @@ func TestAddrSilentSides(t *testing.T) {
 	for range addrStreamsPerPeer {
 		stream, err := client.open(t.Context(), relay.ID())
 		require.NoError(t, err)
-		_, err = stream.Write(appendAddrMessage(nil, addrGet, make([]byte, 32)))
+		_, err = stream.Write(addrMessage(addrGet, make([]byte, 32)))
 		require.NoError(t, err)
 		var buf [2 + maxAddrMessage]byte
 		kind, _, err := readAddrMessage(stream, &buf)

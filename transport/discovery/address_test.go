@@ -36,7 +36,7 @@ func TestCheckAddr(t *testing.T) {
 	require.Error(t, CheckAddr(nil))
 }
 
-// NODE-50
+// NODE-50.
 func TestPeerIDOfKey(t *testing.T) {
 	key := unhex(t, "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")
 	require.Equal(t, "12D3KooWQK1wnefoLrcVHbbnf5tLzbopUd3K3bFAoJpA7YJgL5pV", peerOf(key).String())

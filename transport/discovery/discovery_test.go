@@ -32,7 +32,7 @@ func TestPATH37ThroughRelaysOnly(t *testing.T) {
 	require.Equal(t, home[0].ID, f.Record.Relays[0].ID)
 	require.Empty(t, f.Addrs)
 	cancel()
-	for range found { //nolint:revive // waits for the end
+	for range found {
 	}
 
 	// What was found is there at once the next time.
@@ -104,6 +104,16 @@ func TestPATH30NetworkOutlivesBootstrap(t *testing.T) {
 		return nil
 	})
 	require.GreaterOrEqual(t, indexPeer(db.Relays(), servers[0].self), 0)
+
+	// And relays have the records of other relays to give out (PATH-25).
+	eventually(t, func() error {
+		for _, raw := range dboot.RelayRecords() {
+			if _, err := OpenRecord(raw, testNetwork, servers[0].self, time.Now()); err == nil {
+				return nil
+			}
+		}
+		return errors.New("the record of the other relay is not there")
+	})
 
 	// The bootstrap node goes, and b starts again with what it remembers.
 	require.NoError(t, db.Close())

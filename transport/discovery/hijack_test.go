@@ -99,11 +99,11 @@ func TestPATH37RecordHijack(t *testing.T) {
 		asked.relay.Add(1)
 		var buf [2 + maxAddrMessage]byte
 		if _, _, err := readAddrMessage(s, &buf); err == nil {
-			_, _ = s.Write(appendAddrMessage(nil, addrFound, lie.get()))
+			_, _ = s.Write(addrMessage(addrFound, lie.get()))
 		}
 		_ = s.Close()
 	})
-	messenger, err := dhtpb.NewProtocolMessenger(lying.MessageSender().(dhtpb.MessageSender))
+	messenger, err := dhtpb.NewProtocolMessenger(lying.MessageSender())
 	require.NoError(t, err)
 
 	// The resolver asks both servers and both relays.

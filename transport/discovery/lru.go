@@ -32,8 +32,6 @@ func newLRU[K comparable, V any](maxEntries, maxCost int, costOf func(K, V) int)
 	}
 }
 
-func (l *lru[K, V]) len() int { return l.recent.Len() }
-
 // get returns the value and counts as a use.
 func (l *lru[K, V]) get(key K) (value V, ok bool) {
 	e, ok := l.byKey[key]

@@ -95,7 +95,7 @@ func (d *Discovery) keepPublished(ctx context.Context, o *outlet) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(publishGap): // a burst of changes is one
+		case <-time.After(publishGap): // what changes meanwhile is one
 		}
 		select {
 		case <-ctx.Done():

@@ -32,7 +32,7 @@ func sealed(t testing.TB, key byte, change ...func(*Record)) *Record {
 	return opened
 }
 
-// PATH-37
+// PATH-37.
 func TestRecordVectors(t *testing.T) {
 	var vectors recordVectors
 	readVectors(t, "records.json", &vectors)

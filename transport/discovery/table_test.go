@@ -24,7 +24,7 @@ func TestTableIsBounded(t *testing.T) {
 			}
 			require.Nil(t, table.get(testID(3), now))
 			require.NotNil(t, table.get(testID(5), now))
-			require.Equal(t, 3, table.records.len())
+			require.Equal(t, 3, table.records.recent.Len())
 		})
 	}
 }
@@ -35,7 +35,7 @@ func TestTableForgetsExpired(t *testing.T) {
 	require.Nil(t, table.put(r))
 	require.NotNil(t, table.get(r.Peer, r.Expiry.Add(-time.Millisecond)))
 	require.Nil(t, table.get(r.Peer, r.Expiry))
-	require.Zero(t, table.records.len())
+	require.Zero(t, table.records.recent.Len())
 	require.Zero(t, table.records.cost)
 }
 
