@@ -3,11 +3,10 @@ package call_test
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
-
-	"encoding/json"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -68,13 +67,13 @@ type node struct {
 	calls  *call.Protocol
 }
 
-func newNode(t testing.TB, transport libp2p.Option) *node {
+func newNode(t testing.TB, transport libp2p.Option, ops ...call.Operation) *node {
 	t.Helper()
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
 	require.NoError(t, err)
 	h, err := libp2p.New(libp2p.Identity(key), libp2p.NoTransports, transport, libp2p.DisableRelay(), libp2p.DisableMetrics())
 	require.NoError(t, err)
-	n := &node{plainHost: plainHost{h}, calls: serving(t)}
+	n := &node{plainHost: plainHost{h}, calls: serving(t, ops...)}
 	registry := &protocols.HandlerRegistry{}
 	require.NoError(t, registry.Register(n.calls))
 	n.router, err = protocols.New(protocols.RouterConfig{Host: n, Registry: registry})
@@ -111,17 +110,22 @@ func TestSuiteOverLibp2p(t *testing.T) {
 func TestNODE63DrainOverLibp2p(t *testing.T) {
 	for _, transport := range transports {
 		t.Run(transport.name, func(t *testing.T) {
-			x, y := newNode(t, transport.option), newNode(t, transport.option)
+			started := make(chan struct{})
+			slow := query("drain/slow", func(context.Context, *call.Request) (any, error) {
+				close(started)
+				time.Sleep(300 * time.Millisecond)
+				return "done", nil
+			})
+			x, y := newNode(t, transport.option), newNode(t, transport.option, slow)
 			s := x.dial(t, y)
 			sub, err := s.Subscribe(t.Context(), "test/ticks", nil)
 			require.NoError(t, err)
 			done := make(chan error, 1)
 			go func() {
-				_, err := s.Call(t.Context(), "test/sleep", 300)
+				_, err := s.Call(t.Context(), "drain/slow", nil)
 				done <- err
 			}()
-			_, err = s.Call(t.Context(), "node/echo", nil) // the sleeper has been read
-			require.NoError(t, err)
+			<-started
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
 			require.NoError(t, y.router.Shutdown(ctx))

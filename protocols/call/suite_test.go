@@ -19,11 +19,11 @@ import (
 	"github.com/alkdev/alknet-p2p/protocols/call"
 )
 
-// serving returns a Protocol with the operations of the transcripts.
-func serving(t testing.TB) *call.Protocol {
+// serving returns a Protocol with the operations of the transcripts, and more.
+func serving(t testing.TB, more ...call.Operation) *call.Protocol {
 	t.Helper()
 	p := call.New(call.Config{Provider: tokens{}})
-	require.NoError(t, p.Register(testOperations()...))
+	require.NoError(t, p.Register(append(testOperations(), more...)...))
 	p.Freeze()
 	return p
 }
