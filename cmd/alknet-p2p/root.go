@@ -16,6 +16,8 @@ type app struct {
 	homeFlag string
 	json     bool
 	quiet    bool
+
+	workFactor int // of a vault that up makes; 0 is the vault's default
 }
 
 func newRoot(a *app) *cobra.Command {

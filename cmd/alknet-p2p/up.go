@@ -109,7 +109,7 @@ func (a *app) needVault(h home, p passphraseFlags) error {
 			"%s holds no vault; make one: alknet-p2p --home %s init --passphrase-file FILE --words-file FILE", h, quote(string(h)))
 	}
 	a.tell("%s holds no vault yet, so this node has no key. Let us make one.", h)
-	_, err = a.initialise(h, initFlags{passphrase: p})
+	_, err = a.initialise(h, initFlags{passphrase: p, workFactor: a.workFactor})
 	return err
 }
 
