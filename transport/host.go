@@ -37,6 +37,7 @@ import (
 	"github.com/alkdev/alknet-p2p/transport/discovery"
 	"github.com/alkdev/alknet-p2p/transport/magic"
 	"github.com/alkdev/alknet-p2p/transport/magic/socket"
+	"github.com/alkdev/alknet-p2p/transport/magic/udp"
 	"github.com/alkdev/alknet-p2p/transport/relay"
 )
 
@@ -62,11 +63,15 @@ type Host struct {
 
 	libp2p host.Host
 	swarm  *swarm.Swarm
+	udp    []*udp.Conn // the socket closes them
 	socket *socket.Socket
 	magic  *magic.Transport
 	disc   *discovery.Discovery
 	links  *links
 	server *relay.Server // nil unless a relay
+
+	reflectors *reflectors
+	reflecting []*relay.Reflector // what a relay answers on
 
 	book    addrBook
 	events  pathEvents
@@ -131,11 +136,16 @@ func (h *Host) Start(ctx context.Context) (err error) {
 		}
 	}()
 	h.links = newLinks(h)
+	h.reflectors = newReflectors(h)
+	h.udp = h.openUDP()
 	if h.socket, err = socket.New(socket.Config{
-		Key: h.cfg.Key, Relays: h.links, Events: h.pathChanged, Refresh: h.refresh, Logger: h.log,
+		Key: h.cfg.Key, Relays: h.links, UDP: h.udp, Events: h.pathChanged, Refresh: h.refresh,
+		Homes: h.links.homeKeys, Other: h.reflectors.answer, Loopback: loopbackOnly(h.listen), Logger: h.log,
 	}); err != nil {
 		return err
 	}
+	h.gather()
+	h.wg.Go(h.reflectors.run)
 	if h.magic, err = magic.New(magic.Config{Key: h.cfg.Key, Socket: h.socket, Find: h.find, Logger: h.log}); err != nil {
 		return err
 	}
@@ -143,7 +153,9 @@ func (h *Host) Start(ctx context.Context) (err error) {
 		return err
 	}
 	if h.cfg.Relay != nil {
-		h.startRelay()
+		if err = h.startRelay(); err != nil {
+			return err
+		}
 	}
 	if err = h.bind(); err != nil {
 		return err
@@ -241,6 +253,9 @@ func (h *Host) Close() error {
 	}
 	if h.disc != nil {
 		errs = append(errs, h.disc.Close())
+	}
+	for _, r := range h.reflecting {
+		errs = append(errs, r.Close())
 	}
 	if h.links != nil {
 		h.links.close()

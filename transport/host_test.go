@@ -384,3 +384,33 @@ func TestPortLasts(t *testing.T) {
 		require.GreaterOrEqual(t, len(addrs), 4) // QUIC, TCP, WebSocket, /alknet
 	}
 }
+
+// Two hosts that can hear each other move from the relay to a direct path
+// beneath the connection they have, and the stream goes on.
+func TestRelayedBecomesDirect(t *testing.T) {
+	relay := newRelay(t)
+	join := func(c *transport.Config) {
+		joining(t, relay)(c)
+		c.Listen = []string{"/ip4/127.0.0.1/tcp/0"}
+	}
+	a, b := newHost(t, join), newHost(t, join)
+	require.NoError(t, a.Online(within(t, 10*time.Second)))
+	require.NoError(t, b.Online(within(t, 10*time.Second)))
+	s, err := b.OpenStream(within(t, 10*time.Second), a.ID(), echoID)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		_, err := s.Write([]byte("x"))
+		require.NoError(t, err)
+		_, err = io.ReadFull(s, make([]byte, 1))
+		require.NoError(t, err)
+		return b.Path(a.ID()).Kind == transport.PathDirect && a.Path(b.ID()).Kind == transport.PathDirect
+	}, 10*time.Second, 5*time.Millisecond)
+	require.NoError(t, relay.Close())
+	_, err = s.Write([]byte("without a relay"))
+	require.NoError(t, err)
+	got := make([]byte, 15)
+	require.NoError(t, s.SetReadDeadline(time.Now().Add(5*time.Second)))
+	_, err = io.ReadFull(s, got)
+	require.NoError(t, err)
+	require.Equal(t, "without a relay", string(got))
+}

@@ -53,8 +53,8 @@ func (l *links) start() {
 		Key:    l.h.key,
 		BootID: l.h.socket.Boot(),
 		Dial:   l.dial,
-		OnFrame: func(via, from relay.Key, kind relay.FrameType, _ byte, payload []byte) {
-			l.h.socket.Receive(via, from, kind, payload)
+		OnFrame: func(via, from relay.Key, kind relay.FrameType, ecn byte, payload []byte) {
+			l.h.socket.Receive(via, from, kind, ecn, payload)
 		},
 		OnPeerGone: l.h.socket.PeerGone,
 		OnLink:     l.changed,
@@ -71,8 +71,8 @@ func (l *links) close() {
 }
 
 // Send implements socket.Relays.
-func (l *links) Send(via, to relay.Key, kind relay.FrameType, payload []byte) error {
-	return l.pool.Send(via, to, kind, 0, payload)
+func (l *links) Send(via, to relay.Key, kind relay.FrameType, ecn byte, payload []byte) error {
+	return l.pool.Send(via, to, kind, ecn, payload)
 }
 
 // Ensure implements socket.Relays.
@@ -100,6 +100,20 @@ func (l *links) waitLive(ctx context.Context) bool {
 			return false
 		}
 	}
+}
+
+// homeKeys are the relays where this node can be reached.
+func (l *links) homeKeys() []relay.Key {
+	if l.pool == nil {
+		return nil
+	}
+	var keys []relay.Key
+	for _, home := range l.pool.Homes() {
+		if home.Home {
+			keys = append(keys, home.Key)
+		}
+	}
+	return keys
 }
 
 // add names relays to choose homes from.
@@ -137,6 +151,7 @@ func (l *links) welcomed(k relay.Key, w relay.Welcome) {
 		l.observed[k] = w.Observed
 	}
 	l.mu.Unlock()
+	l.h.reflectors.learn(k, w.Features)
 	l.h.disc.LearnRelays(w.Records)
 }
 
@@ -175,6 +190,7 @@ func (l *links) changed(k relay.Key, up bool, cause error) {
 	} else {
 		h.log.Info("relay link down", "relay", k, "err", cause)
 		h.socket.LinkDown(k)
+		h.reflectors.forget(k)
 		if p, err := magic.PeerID(k); err == nil {
 			h.libp2p.ConnManager().Unprotect(p, protectLink)
 			if errors.Is(cause, relay.ErrSilent) {
@@ -208,8 +224,12 @@ func (h *Host) learn(relays []peer.AddrInfo) {
 }
 
 // startRelay serves others (PATH-25).
-func (h *Host) startRelay() {
-	cfg := relay.ServerConfig{Logger: h.log, Known: h.cfg.Relay.Known, RelayRecords: h.relayRecords}
+func (h *Host) startRelay() error {
+	features, err := h.startReflectors()
+	if err != nil {
+		return err
+	}
+	cfg := relay.ServerConfig{Logger: h.log, Known: h.cfg.Relay.Known, RelayRecords: h.relayRecords, Features: features}
 	switch r := h.cfg.Relay.Rate; {
 	case r > 0:
 		cfg.Rate = max(r/8, 1)
@@ -230,6 +250,7 @@ func (h *Host) startRelay() {
 			h.log.Debug("relay client left", "peer", p, "err", err)
 		}
 	})
+	return nil
 }
 
 // relayRecords are the relays a Welcome tells of (PATH-30).

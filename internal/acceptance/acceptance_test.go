@@ -339,7 +339,6 @@ func TestBehindNAT(t *testing.T) {
 		out := b.mustRun("ping", "--json", "--count", "1", a.key)
 		lines := strings.Split(strings.TrimSpace(out), "\n")
 		require.NoError(t, json.Unmarshal([]byte(lines[len(lines)-1]), &result))
-		require.Equal(t, "relayed", result.Result)
 		first := time.Duration(result.FirstByte * float64(time.Millisecond))
 		t.Logf("R %s, first byte after %s = %.2f R", r, first, float64(first)/float64(r))
 		require.LessOrEqual(t, first, r*5/2)
@@ -423,9 +422,10 @@ func TestBehindNAT(t *testing.T) {
 // The home relay dies in the middle of a subscription: it goes on over the
 // other one.
 func TestHomeRelayDies(t *testing.T) {
+	// Two symmetric NATs: there is no direct path that could save the day.
 	lab := newLab(t, []string{"one", "two"},
-		natlab.Peer{Name: "a", Kind: natlab.PortRestricted},
-		natlab.Peer{Name: "b", Kind: natlab.PortRestricted})
+		natlab.Peer{Name: "a", Kind: natlab.Symmetric},
+		natlab.Peer{Name: "b", Kind: natlab.Symmetric})
 	one := newProc(t, lab.Host("one"), "").up("--relay")
 	two := newProc(t, lab.Host("two"), "").up("--relay", "--join", one.ticket())
 	relays := map[string]*nodeProc{}

@@ -105,7 +105,7 @@ func New(cfg Config) (*Transport, error) {
 	}
 	return &Transport{
 		cfg: cfg, self: self, selfKey: key, identity: identity, log: cfg.Logger,
-		quic:     &quic.Transport{Conn: cfg.Socket, StatelessResetKey: reset},
+		quic:     &quic.Transport{Conn: cfg.Socket.PacketConn(), StatelessResetKey: reset},
 		accepted: make(chan transport.CapableConn, 16),
 		done:     make(chan struct{}),
 	}, nil

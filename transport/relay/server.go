@@ -76,6 +76,8 @@ type ServerConfig struct {
 	// RelayRecords returns signed address records of relays, told to every
 	// client that arrives.
 	RelayRecords func() [][]byte
+	// Features are told to every client that arrives.
+	Features []string
 	// OnClient hears that a key connected, or that its last link ended. The
 	// calls come one after another.
 	OnClient func(key Key, mode Mode, up bool)
@@ -345,6 +347,7 @@ func (s *Server) unregister(c *client) {
 func (s *Server) welcome(c *client, observed string) Welcome {
 	w := Welcome{
 		Version:  Version,
+		Features: s.cfg.Features,
 		Observed: observed[:min(len(observed), 256)],
 		Time:     time.Now().UnixMilli(),
 	}

@@ -116,8 +116,11 @@ const (
 	heartbeat    = 3 * time.Second  // ping on best and runner-up (PATH-17)
 	slowBeat     = 45 * time.Second // the same while idle, to keep the links open (PATH-29)
 	activeFor    = 45 * time.Second // after the last data a peer is active (PATH-17)
-	giveUp       = 10 * time.Second // a candidate that never answered
+	giveUp       = 10 * time.Second // a relay that never answered
+	giveUpDirect = 60 * time.Second // an address that never answered
+	slowProbe    = 5 * time.Second  // to such an address, after the first second (PATH-16)
 	missesToDead = 5                // pings a suspect may miss (PATH-18)
+	doubtAgain   = time.Second      // between two doubts about the best path
 	dwell        = 2 * time.Second  // between two changes of the best path (PATH-19)
 	retryWaiting = 250 * time.Millisecond
 	retryIdle    = 5 * time.Second
@@ -132,6 +135,7 @@ type Machine struct {
 	paths    []*entry
 	best     *entry
 	selected time.Time
+	doubt    time.Time // since when the peer does not seem to get our direct packets; zero: it does
 	pings    []ID
 	events   []Event
 }
@@ -194,6 +198,9 @@ func (m *Machine) Pong(now time.Time, id ID, sent time.Time) {
 	}
 	e.observe(now.Sub(sent))
 	e.misses = 0
+	if e == m.best && !sent.Before(m.doubt) {
+		m.doubt = time.Time{}
+	}
 	if sent.After(e.answered) {
 		e.answered = sent
 	}
@@ -222,9 +229,12 @@ func (m *Machine) Tick(now time.Time, act Activity) time.Time {
 	for _, e := range m.paths {
 		switch e.state {
 		case Probing:
-			if now.Sub(e.born) >= giveUp {
+			if now.Sub(e.born) >= e.patience() {
 				m.kill(now, e, "no answer")
 				continue
+			}
+			if e.id.Kind() == Direct && now.Sub(e.born) >= time.Second && (!active || m.direct()) {
+				continue // no need to go on knocking (PATH-16)
 			}
 			if !now.Before(e.next) {
 				m.ping(now, e)
@@ -287,11 +297,31 @@ func (m *Machine) Tick(now time.Time, act Activity) time.Time {
 	return due
 }
 
+// Doubt says that the peer sends over a relay although our best path is direct:
+// perhaps ours does not reach it. Data is doubled over a relay until the best
+// path answers a ping (PATH-18).
+func (m *Machine) Doubt(now time.Time) {
+	b := m.best
+	if b == nil || b.id.Kind() != Direct || b.state != Valid || !m.doubt.IsZero() || now.Sub(b.pinged) < doubtAgain {
+		return
+	}
+	m.doubt = now
+	m.ping(now, b)
+}
+
 // Route is the ways data goes now: the best path; a suspect one and the next
 // best beside it; or, while none has answered, every candidate there is.
 func (m *Machine) Route() []ID {
 	if m.best != nil && m.best.state == Valid {
-		return []ID{m.best.id}
+		ids := []ID{m.best.id}
+		if !m.doubt.IsZero() {
+			for _, e := range m.ranked() {
+				if e.state == Valid && e.id.Kind() == Relayed {
+					return append(ids, e.id)
+				}
+			}
+		}
+		return ids
 	}
 	var ids []ID
 	for _, e := range m.ranked() {
@@ -394,7 +424,7 @@ func (m *Machine) kill(now time.Time, e *entry, reason string) {
 		m.emit(Closed, e, reason)
 	}
 	if m.best == e {
-		m.best = nil
+		m.best, m.doubt = nil, time.Time{}
 	}
 }
 
@@ -402,10 +432,35 @@ func (m *Machine) ping(now time.Time, e *entry) {
 	m.pings = append(m.pings, e.id)
 	e.pinged = now
 	if e.state == Probing {
-		// 0, 0.25, 0.5, 1, 2, 4 s after it was found.
-		wait := max(retryWaiting, now.Sub(e.born))
-		e.next = now.Add(wait)
+		e.next = e.schedule(now)
 	}
+}
+
+// schedule is when a candidate that was pinged now is pinged again. An address
+// is knocked at often in the first second, while NATs open on both sides
+// (PATH-16); a relay 0, 0.25, 0.5, 1, 2, 4 s after it was found.
+func (e *entry) schedule(now time.Time) time.Time {
+	if e.id.Kind() == Relayed {
+		return now.Add(max(retryWaiting, now.Sub(e.born)))
+	}
+	for _, at := range [...]time.Duration{20, 50, 100, 200, 400, 800} {
+		if t := e.born.Add(at * time.Millisecond); t.After(now) {
+			return t
+		}
+	}
+	return now.Add(slowProbe)
+}
+
+func (e *entry) patience() time.Duration {
+	if e.id.Kind() == Direct {
+		return giveUpDirect
+	}
+	return giveUp
+}
+
+// direct tells whether data goes straight to the peer.
+func (m *Machine) direct() bool {
+	return m.best != nil && m.best.state == Valid && m.best.id.Kind() == Direct
 }
 
 func (m *Machine) emit(k EventKind, e *entry, reason string) {
@@ -460,7 +515,7 @@ func (m *Machine) choose(now time.Time) {
 			return
 		}
 	}
-	m.best, m.selected = top, now
+	m.best, m.selected, m.doubt = top, now, time.Time{}
 	for _, e := range m.paths {
 		e.better = 0
 	}

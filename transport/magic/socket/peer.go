@@ -2,6 +2,7 @@ package socket
 
 import (
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -40,18 +41,25 @@ type peer struct {
 	unanswered atomic.Int64
 	due        atomic.Int64 // when the loop looks next; 0 when it does not run
 	pins       atomic.Int32
-	settled    atomic.Bool // the best path is valid
+	settled    atomic.Bool  // the best path is valid
+	direct     atomic.Bool  // and it is direct
+	admitted   atomic.Bool  // may know our addresses (PATH-13)
+	doubted    atomic.Int64 // when a packet last came relayed though our path is direct
 
 	mu        sync.Mutex
 	machine   path.Machine
 	pending   map[disco.TxID]pending
 	seen      disco.Window
 	boots     disco.Boots
-	waiting   []waiting // the last packets, while no path has answered
+	paths     []netip.AddrPort // direct paths its packets are taken from
+	called    time.Time        // when our addresses were last sent
+	greeted   disco.BootID     // what the peer introduced last
 	changed   chan struct{}
 	running   bool
 	refreshed time.Time
 	kick      chan struct{}
+
+	recent ring // the last packets sent
 }
 
 type pending struct {
@@ -59,9 +67,35 @@ type pending struct {
 	sent time.Time
 }
 
-type waiting struct {
-	data []byte
-	at   int64
+// ring keeps the last packets sent, for a path that did not exist, or was not
+// known to be broken, when they were (PATH-18).
+type ring struct {
+	mu   sync.Mutex
+	next int
+	kept [replayLen]struct {
+		data [MaxPacket]byte
+		n    int
+		at   int64
+	}
+}
+
+func (r *ring) keep(b []byte, now int64) {
+	r.mu.Lock()
+	e := &r.kept[r.next]
+	r.next = (r.next + 1) % replayLen
+	e.n, e.at = copy(e.data[:], b), now
+	r.mu.Unlock()
+}
+
+// each calls f for every packet younger than replayFor, the oldest first.
+func (r *ring) each(now int64, f func(b []byte)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range replayLen {
+		if e := &r.kept[(r.next+i)%replayLen]; e.n > 0 && time.Duration(now-e.at) < replayFor {
+			f(e.data[:e.n])
+		}
+	}
 }
 
 func newPeer(s *Socket, k relay.Key) *peer {
@@ -134,9 +168,9 @@ func (p *peer) disprove(via relay.Key) {
 	p.proven.Store(&list)
 }
 
-// send gives a packet to the path, or to every candidate while none has
-// answered.
-func (p *peer) send(b []byte) {
+// send gives a packet, or several of size segment, to the path, or to every
+// candidate while none has answered.
+func (p *peer) send(b []byte, segment int, ecn byte) {
 	now := p.s.now()
 	p.lastSent.Store(now)
 	p.used(len(b), now)
@@ -144,28 +178,78 @@ func (p *peer) send(b []byte) {
 	if due := p.due.Load(); due == 0 || time.Duration(due-now) > 2*busyTick {
 		p.wake()
 	}
-	route := p.route.Load()
-	if !p.settled.Load() {
-		p.keep(b, now)
+	if segment == 0 || segment >= len(b) {
+		segment = len(b)
 	}
+	// Of a long train only the end may still be wanted.
+	for tail := b[max(0, (len(b)-1)/segment+1-replayLen)*segment:]; len(tail) > 0; {
+		n := min(segment, len(tail))
+		p.recent.keep(tail[:n], now)
+		tail = tail[n:]
+	}
+	route := p.route.Load()
 	if route == nil || len(*route) == 0 {
 		p.s.stats.noPath.Add(1)
 		return
 	}
 	for _, id := range *route {
-		_ = p.s.cfg.Relays.Send(id.Relay, p.key, relay.FrameData, b) // loss is QUIC's to mend
+		p.sendOver(id, b, segment, ecn)
 	}
 }
 
-// keep remembers the last packets sent before any path answered, so that the
-// first one that does need not wait for QUIC to send them again (PATH-18).
-func (p *peer) keep(b []byte, now int64) {
+func (p *peer) sendOver(id path.ID, b []byte, segment int, ecn byte) {
+	if id.Kind() == path.Direct {
+		if segment == len(b) {
+			segment = 0
+		}
+		p.s.sendDirect(b, id.Addr, segment, ecn)
+		return
+	}
+	for len(b) > 0 {
+		n := min(segment, len(b))
+		_ = p.s.cfg.Relays.Send(id.Relay, p.key, relay.FrameData, ecn, b[:n]) // loss is QUIC's to mend
+		b = b[n:]
+	}
+}
+
+// cameRelayed notes data that came over a relay. When ours goes straight,
+// perhaps it does not arrive: one direction can fail alone (PATH-18).
+func (p *peer) cameRelayed() {
+	if !p.direct.Load() {
+		return
+	}
+	now := p.s.now()
+	if last := p.doubted.Load(); time.Duration(now-last) < busyTick || !p.doubted.CompareAndSwap(last, now) {
+		return
+	}
+	p.mu.Lock()
+	p.machine.Doubt(p.s.time(now))
+	p.apply()
+	p.mu.Unlock()
+}
+
+// hello notes the boot a peer introduces: one that was restarted does not know
+// our boot key any more, and is told again when it asks.
+func (p *peer) hello(boot disco.BootID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.waiting) == replayLen {
-		p.waiting = slices.Delete(p.waiting, 0, 1)
+	if boot != p.greeted {
+		p.greeted, p.called = boot, time.Time{}
 	}
-	p.waiting = append(p.waiting, waiting{slices.Clone(b), now})
+}
+
+// gonePaths ends the path to an address of the peer, or to all of them.
+func (p *peer) gonePaths(a netip.AddrPort) {
+	p.mu.Lock()
+	now := p.s.time(p.s.now())
+	for _, id := range p.machine.IDs() {
+		if id.Kind() == path.Direct && (!a.IsValid() || id.Addr == a) {
+			p.machine.Lost(now, id, "peer says it is gone", true)
+		}
+	}
+	p.apply()
+	p.mu.Unlock()
+	p.wake()
 }
 
 // fresh refuses a ping seen before, or of an earlier boot than one seen
@@ -213,8 +297,10 @@ func (p *peer) apply() {
 	for _, id := range p.machine.Pings() {
 		p.ping(id)
 	}
-	_, state, _, _, ok := p.machine.Best()
-	p.settled.Store(ok && state == path.Valid)
+	best, state, _, _, ok := p.machine.Best()
+	settled := ok && state == path.Valid
+	p.settled.Store(settled)
+	p.direct.Store(settled && best.Kind() == path.Direct)
 	old := p.route.Load()
 	route := p.machine.Route()
 	if old == nil || !slices.Equal(*old, route) {
@@ -223,8 +309,9 @@ func (p *peer) apply() {
 		close(p.changed)
 		p.changed = make(chan struct{})
 	}
+	p.takeFrom()
 	for _, ev := range p.machine.Events() {
-		p.s.log.Debug("path changed", "peer", p.key, "path", ev.Path.Kind(), "event", ev.Kind, "relay", relay.Key(ev.Path.Relay), "reason", ev.Reason)
+		p.s.log.Debug("path changed", "peer", p.key, "path", ev.Path.Kind(), "event", ev.Kind, "addr", ev.Path.Addr, "relay", relay.Key(ev.Path.Relay), "reason", ev.Reason)
 		if p.s.cfg.Events != nil {
 			p.s.cfg.Events(p.key, ev)
 		}
@@ -237,21 +324,38 @@ func (p *peer) apply() {
 	}
 }
 
-// replay sends the packets kept over paths that were not there when they were
-// sent.
+// takeFrom makes the addresses that have answered those from which packets are
+// taken (PATH-8). The caller holds p.mu.
+func (p *peer) takeFrom() {
+	var paths []netip.AddrPort
+	for _, id := range p.machine.IDs() {
+		if id.Kind() != path.Direct {
+			continue
+		}
+		if st := p.machine.State(id); st == path.Valid || st == path.Suspect {
+			paths = append(paths, id.Addr)
+		}
+	}
+	if slices.Equal(paths, p.paths) {
+		return
+	}
+	p.paths = paths
+	p.s.mu.Lock()
+	p.s.index.Store(p.s.index.Load().withPaths(p, paths))
+	p.s.mu.Unlock()
+}
+
+// replay sends the last packets over paths that were not in use when they were
+// sent, unless data simply moved from one good path to a better one.
 func (p *peer) replay(old *[]path.ID, route []path.ID, now int64) {
 	for _, id := range route {
 		if old != nil && slices.Contains(*old, id) {
 			continue
 		}
-		for _, w := range p.waiting {
-			if time.Duration(now-w.at) < replayFor {
-				_ = p.s.cfg.Relays.Send(id.Relay, p.key, relay.FrameData, w.data)
-			}
+		if id.Kind() == path.Direct && old != nil && len(*old) == 1 && p.machine.State((*old)[0]) == path.Valid {
+			continue
 		}
-	}
-	if p.settled.Load() {
-		p.waiting = nil
+		p.recent.each(now, func(b []byte) { p.sendOver(id, b, len(b), 0) })
 	}
 }
 
@@ -268,8 +372,31 @@ func (p *peer) ping(id path.ID) {
 			clear(p.pending)
 		}
 	}
+	ping := disco.Ping{TxID: tx, BootID: p.s.boot}
+	if id.Kind() == path.Relayed {
+		p.pending[tx] = pending{id, now}
+		p.s.sendDisco(id, p.key, ping)
+		return
+	}
+	// Padded, so that the answer also tells that the path carries full packets
+	// (PATH-9). An address that has not answered is introduced to.
+	var box []byte
+	var err error
+	if p.machine.State(id) == path.Valid {
+		box, err = p.s.id.SealDirect(nil, p.key, ping.Sized(disco.Direct, MaxPacket))
+	} else {
+		if !p.s.probes.Allow() {
+			p.s.stats.probesHeld.Add(1)
+			return
+		}
+		p.s.stats.probes.Add(1)
+		box, err = p.s.id.SealIntroduction(nil, p.key, ping.Sized(disco.Introduction, MaxPacket))
+	}
+	if err != nil {
+		return
+	}
 	p.pending[tx] = pending{id, now}
-	p.s.sendDisco(id, p.key, disco.Ping{TxID: tx, BootID: p.s.boot})
+	p.s.sendDirect(box, id.Addr, 0, 0)
 }
 
 // wake makes the loop look now, starting it when it does not run.
@@ -316,6 +443,9 @@ func (p *peer) run() {
 			Held:       p.pinned(),
 		})
 		p.apply()
+		if p.admitted.Load() && !p.direct.Load() && p.active(now) && p.s.time(now).Sub(p.called) >= callEvery {
+			p.call(p.s.time(now))
+		}
 		p.mu.Unlock()
 		if !p.active(now) && p.s.forgetCold(p) {
 			return

@@ -27,6 +27,7 @@ import (
 
 	"github.com/alkdev/alknet-p2p/transport/magic/disco"
 	"github.com/alkdev/alknet-p2p/transport/magic/path"
+	"github.com/alkdev/alknet-p2p/transport/magic/udp"
 	"github.com/alkdev/alknet-p2p/transport/relay"
 )
 
@@ -47,7 +48,7 @@ const (
 type Relays interface {
 	// Send hands a packet to the relay, for the key; it takes a copy. It fails when
 	// no link to that relay is up.
-	Send(via, to relay.Key, kind relay.FrameType, payload []byte) error
+	Send(via, to relay.Key, kind relay.FrameType, ecn byte, payload []byte) error
 	// Ensure returns once a link to the relay is up, opening one if needed.
 	Ensure(ctx context.Context, via relay.Key) error
 	// Live lists the relays whose links are up, homes first.
@@ -63,6 +64,21 @@ type Config struct {
 	// Events, when set, hears of every change of a peer's paths. It must not
 	// block and must not call the Socket.
 	Events func(peer relay.Key, ev path.Event)
+	// UDP are the sockets of the direct paths, one for each family; none for a
+	// node that uses relays only. The Socket closes them.
+	UDP []*udp.Conn
+	// Disclose tells whether a peer that comes over a relay may learn this
+	// node's addresses and be probed at its own (PATH-13); nil lets everybody.
+	Disclose func(relay.Key) bool
+	// Known tells that a peer is in the registry; nil knows nobody.
+	Known func(relay.Key) bool
+	// Homes are the relays to name to peers, beside addresses.
+	Homes func() []relay.Key
+	// Other gets packets on UDP that are neither QUIC nor disco, such as a
+	// reflector's answers. It must not block; b is only valid during the call.
+	Other func(from netip.AddrPort, b []byte)
+	// Loopback lets loopback addresses be candidates.
+	Loopback bool
 	// Refresh, when set, is told that a peer with a connection has no path
 	// left, at most every few seconds for one peer. It must not block.
 	Refresh func(peer relay.Key)
@@ -80,6 +96,9 @@ type Stats struct {
 	NoPath       uint64 `json:"no_path"`       // packets sent while there was no way
 	TooLarge     uint64 `json:"too_large"`     // packets over MaxPacket
 	UnknownPongs uint64 `json:"unknown_pongs"` // pongs to no ping of ours
+	RefusedAddrs uint64 `json:"refused_addrs"` // candidates that must not be probed
+	Probes       uint64 `json:"probes"`        // sent to addresses that had not answered
+	ProbesHeld   uint64 `json:"probes_held"`   // over the budget
 }
 
 // Socket is a net.PacketConn over peers. All methods are safe for concurrent
@@ -92,14 +111,17 @@ type Socket struct {
 	log  *slog.Logger
 	base time.Time
 
-	byKey  sync.Map // relay.Key → *peer
-	byAddr sync.Map // netip.Addr → *peer
+	index atomic.Pointer[index]
 
-	mu       sync.Mutex // creation and removal of peers, limiters
+	mu       sync.Mutex // changes of the index, limiters
 	unproven map[relay.Key]map[relay.Key]*peer
 	limiters map[relay.Key]*rate.Limiter
 	loops    map[[16]byte]chan struct{} // packets to ourselves under way
 	closed   bool
+
+	addrs   atomic.Pointer[[]netip.AddrPort] // where peers may try us
+	sources sources
+	probes  *rate.Limiter
 
 	queue    chan packet
 	buffers  sync.Pool
@@ -109,16 +131,18 @@ type Socket struct {
 
 	stats struct {
 		badBox, rateLimited, unproven, replayed, queueFull, noPath, tooLarge, unknownPongs atomic.Uint64
+		refusedAddrs, probes, probesHeld                                                   atomic.Uint64
 	}
 }
 
 type packet struct {
 	buf  *[MaxPacket]byte
 	n    int
+	ecn  byte
 	from *net.UDPAddr
 }
 
-// New makes a socket. It starts nothing until packets flow.
+// New makes a socket and begins to read cfg.UDP.
 func New(cfg Config) (*Socket, error) {
 	if len(cfg.Key) != ed25519.PrivateKeySize {
 		return nil, errors.New("magic socket: no node key")
@@ -144,10 +168,15 @@ func New(cfg Config) (*Socket, error) {
 		loops:    make(map[[16]byte]chan struct{}),
 		queue:    make(chan packet, queueLen),
 		done:     make(chan struct{}),
+		probes:   rate.NewLimiter(probesPerSecond, probesPerSecond),
 	}
+	s.index.Store(newIndex())
 	copy(s.self[:], cfg.Key.Public().(ed25519.PublicKey))
 	s.buffers.New = func() any { return new([MaxPacket]byte) }
 	s.deadline.init()
+	for _, c := range cfg.UDP {
+		s.wg.Go(func() { s.readUDP(c) })
+	}
 	return s, nil
 }
 
@@ -189,6 +218,9 @@ func (s *Socket) Stats() Stats {
 		NoPath:       s.stats.noPath.Load(),
 		TooLarge:     s.stats.tooLarge.Load(),
 		UnknownPongs: s.stats.unknownPongs.Load(),
+		RefusedAddrs: s.stats.refusedAddrs.Load(),
+		Probes:       s.stats.probes.Load(),
+		ProbesHeld:   s.stats.probesHeld.Load(),
 	}
 }
 
@@ -208,6 +240,7 @@ func (s *Socket) Dial(k relay.Key) (addr *net.UDPAddr, release func(), err error
 			s.found(p, via)
 		}
 	}
+	p.admit()
 	return p.addr, p.unpin, nil
 }
 
@@ -281,7 +314,7 @@ func (s *Socket) Loop(ctx context.Context, via relay.Key) error {
 	tick := time.NewTicker(loopEvery)
 	defer tick.Stop()
 	for {
-		if err := s.cfg.Relays.Send(via, s.self, relay.FrameDisco, token[:]); err != nil {
+		if err := s.cfg.Relays.Send(via, s.self, relay.FrameDisco, 0, token[:]); err != nil {
 			return fmt.Errorf("send over relay %s: %w", via, err)
 		}
 		select {
@@ -324,8 +357,7 @@ func (s *Socket) Hopeless(k relay.Key) bool {
 // are tried again.
 func (s *Socket) LinkUp(via relay.Key) {
 	id := path.ID{Relay: via}
-	s.byKey.Range(func(_, v any) bool {
-		p := v.(*peer)
+	for _, p := range s.index.Load().byKey {
 		if p.pinned() || p.active(s.now()) {
 			p.mu.Lock()
 			if p.machine.State(id) != path.Unknown {
@@ -335,19 +367,16 @@ func (s *Socket) LinkUp(via relay.Key) {
 			p.mu.Unlock()
 			p.wake()
 		}
-		return true
-	})
+	}
 }
 
 // LinkDown tells that the link to the relay is gone.
 func (s *Socket) LinkDown(via relay.Key) {
 	id := path.ID{Relay: via}
-	s.byKey.Range(func(_, v any) bool {
-		p := v.(*peer)
+	for _, p := range s.index.Load().byKey {
 		p.disprove(via)
 		p.lost(id, "relay link down", false)
-		return true
-	})
+	}
 }
 
 // PeerGone tells that the relay does not know the peer.
@@ -360,40 +389,27 @@ func (s *Socket) PeerGone(via, k relay.Key) {
 
 // Receive takes a frame that a relay forwarded from a peer. payload is only
 // read during the call.
-func (s *Socket) Receive(via, from relay.Key, kind relay.FrameType, payload []byte) {
+func (s *Socket) Receive(via, from relay.Key, kind relay.FrameType, ecn byte, payload []byte) {
 	if from == s.self {
 		s.looped(payload)
 		return
 	}
 	switch kind {
 	case relay.FrameData:
-		s.receiveData(via, from, payload)
+		s.receiveData(via, from, ecn, payload)
 	case relay.FrameDisco:
 		s.receiveDisco(via, from, payload)
 	}
 }
 
-func (s *Socket) receiveData(via, from relay.Key, payload []byte) {
+func (s *Socket) receiveData(via, from relay.Key, ecn byte, payload []byte) {
 	p := s.peer(from)
 	if p == nil || !p.isProven(via) { // PATH-8
 		s.stats.unproven.Add(1)
 		return
 	}
-	if len(payload) > MaxPacket {
-		s.stats.tooLarge.Add(1)
-		return
-	}
-	now := s.now()
-	p.heard(now)
-	p.used(len(payload), now)
-	buf := s.buffers.Get().(*[MaxPacket]byte)
-	n := copy(buf[:], payload)
-	select {
-	case s.queue <- packet{buf, n, p.addr}:
-	default:
-		s.buffers.Put(buf)
-		s.stats.queueFull.Add(1)
-	}
+	p.cameRelayed()
+	s.deliver(p, ecn, payload)
 }
 
 func (s *Socket) receiveDisco(via, from relay.Key, payload []byte) {
@@ -423,31 +439,69 @@ func (s *Socket) receiveDisco(via, from relay.Key, payload []byte) {
 		p.heard(s.now())
 		s.sendDisco(path.ID{Relay: via}, p.key, disco.Pong{TxID: m.TxID, BootID: s.boot})
 		s.found(p, via)
+		s.consider(p)
 	case disco.Pong:
 		p.prove(via)
 		p.heard(s.now())
 		if !p.pong(path.ID{Relay: via}, m) {
 			s.stats.unknownPongs.Add(1)
 		}
+		s.consider(p)
+	case disco.Hello:
+		p.prove(via)
+		p.hello(m.BootID)
+	case disco.CallMeMaybe:
+		p.prove(via)
+		s.consider(p)
+		if !p.admitted.Load() {
+			return
+		}
+		p.mu.Lock()
+		p.asked(m)
+		if s.time(s.now()).Sub(p.called) > callEvery {
+			p.call(s.time(s.now()))
+		}
+		p.apply()
+		p.mu.Unlock()
+		p.wake()
+	case disco.PathGone:
+		p.gonePaths(m.Addr)
+	}
+}
+
+// consider admits a peer whose box came over a relay, if it may be (PATH-13).
+func (s *Socket) consider(p *peer) {
+	if !p.admitted.Load() && (s.cfg.Disclose == nil || s.cfg.Disclose(p.key)) {
+		p.admit()
 	}
 }
 
 // ReadFrom implements net.PacketConn.
 func (s *Socket) ReadFrom(b []byte) (int, net.Addr, error) {
-	select { // a deadline that has passed wins
-	case <-s.deadline.wait():
-		return 0, nil, timeoutError{}
+	pkt, err := s.next()
+	if err != nil {
+		return 0, nil, err
+	}
+	n := copy(b, pkt.buf[:pkt.n])
+	s.buffers.Put(pkt.buf)
+	return n, pkt.from, nil
+}
+
+// next waits for a packet; a deadline that has passed wins.
+func (s *Socket) next() (packet, error) {
+	passed := s.deadline.wait()
+	select {
+	case <-passed:
+		return packet{}, timeoutError{}
 	default:
 	}
 	select {
 	case pkt := <-s.queue:
-		n := copy(b, pkt.buf[:pkt.n])
-		s.buffers.Put(pkt.buf)
-		return n, pkt.from, nil
-	case <-s.deadline.wait():
-		return 0, nil, timeoutError{}
+		return pkt, nil
+	case <-passed:
+		return packet{}, timeoutError{}
 	case <-s.done:
-		return 0, nil, net.ErrClosed
+		return packet{}, net.ErrClosed
 	}
 }
 
@@ -459,7 +513,7 @@ func (s *Socket) WriteTo(b []byte, addr net.Addr) (int, error) {
 		s.stats.noPath.Add(1)
 		return len(b), nil
 	}
-	p.send(b)
+	p.send(b, 0, 0)
 	return len(b), nil
 }
 
@@ -469,6 +523,9 @@ func (s *Socket) Close() error {
 	if !s.closed {
 		s.closed = true
 		close(s.done)
+		for _, c := range s.cfg.UDP {
+			_ = c.Close()
+		}
 	}
 	s.mu.Unlock()
 	s.wg.Wait()
@@ -508,12 +565,7 @@ func (s *Socket) time(t int64) time.Time {
 	return s.base.Add(time.Duration(t))
 }
 
-func (s *Socket) peer(k relay.Key) *peer {
-	if v, ok := s.byKey.Load(k); ok {
-		return v.(*peer)
-	}
-	return nil
-}
+func (s *Socket) peer(k relay.Key) *peer { return s.index.Load().byKey[k] }
 
 func (s *Socket) byVirtual(addr net.Addr) *peer {
 	ua, ok := addr.(*net.UDPAddr)
@@ -524,10 +576,7 @@ func (s *Socket) byVirtual(addr net.Addr) *peer {
 	if !ok {
 		return nil
 	}
-	if v, ok := s.byAddr.Load(ip); ok {
-		return v.(*peer)
-	}
-	return nil
+	return s.index.Load().byAddr[ip]
 }
 
 // found adds the relay to the ways to p.
@@ -583,8 +632,7 @@ func (s *Socket) obtain(k, via relay.Key) (*peer, error) {
 		}
 		s.unproven[via][k] = p
 	}
-	s.byKey.Store(k, p)
-	s.byAddr.Store(p.addr.AddrPort().Addr(), p)
+	s.index.Store(s.index.Load().with(p))
 	return p, nil
 }
 
@@ -647,15 +695,20 @@ func (s *Socket) forgetCold(p *peer) bool {
 
 // forget drops a peer that has no connection. The caller holds s.mu.
 func (s *Socket) forget(p *peer) {
-	s.byKey.Delete(p.key)
-	s.byAddr.Delete(p.addr.AddrPort().Addr())
+	s.index.Store(s.index.Load().without(p))
 	close(p.gone)
 }
 
 func (s *Socket) sendDisco(id path.ID, to relay.Key, msg disco.Message) {
+	if id.Kind() == path.Direct {
+		if box, err := s.id.SealDirect(nil, to, msg); err == nil {
+			s.sendDirect(box, id.Addr, 0, 0)
+		}
+		return
+	}
 	box, err := s.id.Seal(nil, to, msg)
 	if err != nil {
 		return
 	}
-	_ = s.cfg.Relays.Send(id.Relay, to, relay.FrameDisco, box) // a lost ping is a miss
+	_ = s.cfg.Relays.Send(id.Relay, to, relay.FrameDisco, 0, box) // a lost ping is a miss
 }

@@ -65,7 +65,7 @@ func (l *links) Live() []relay.Key {
 
 func (l *links) Ensure(context.Context, relay.Key) error { return nil }
 
-func (l *links) Send(via, to relay.Key, kind relay.FrameType, payload []byte) error {
+func (l *links) Send(via, to relay.Key, kind relay.FrameType, ecn byte, payload []byte) error {
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
 	if l.w.down[via] {
@@ -82,7 +82,7 @@ func (l *links) Send(via, to relay.Key, kind relay.FrameType, payload []byte) er
 	l.w.wg.Add(1)
 	time.AfterFunc(10*time.Millisecond+l.w.delay, func() {
 		defer l.w.wg.Done()
-		target.Receive(via, l.self, kind, payload)
+		target.Receive(via, l.self, kind, ecn, payload)
 	})
 	return nil
 }
@@ -180,7 +180,7 @@ func TestPATH8NothingWithoutABox(t *testing.T) {
 		w := newWorld(t)
 		a, aKey := w.socket(t, 1, relayOne, relayTwo)
 		priv, liar := keyPair(9)
-		a.Receive(relayOne, liar, relay.FrameData, []byte{0x40, 1, 2, 3})
+		a.Receive(relayOne, liar, relay.FrameData, 0, []byte{0x40, 1, 2, 3})
 		silent(t, a)
 		require.EqualValues(t, 1, a.Stats().Unproven)
 
@@ -190,23 +190,23 @@ func TestPATH8NothingWithoutABox(t *testing.T) {
 		box, err := id.Seal(nil, aKey, ping)
 		require.NoError(t, err)
 		_, other := keyPair(8)
-		a.Receive(relayOne, other, relay.FrameDisco, box) // under another's name
+		a.Receive(relayOne, other, relay.FrameDisco, 0, box) // under another's name
 		require.EqualValues(t, 1, a.Stats().BadBox)
-		a.Receive(relayOne, other, relay.FrameData, []byte{0x40})
+		a.Receive(relayOne, other, relay.FrameData, 0, []byte{0x40})
 		silent(t, a)
 
-		a.Receive(relayOne, liar, relay.FrameDisco, box)
-		a.Receive(relayOne, liar, relay.FrameData, []byte("one"))
+		a.Receive(relayOne, liar, relay.FrameDisco, 0, box)
+		a.Receive(relayOne, liar, relay.FrameData, 0, []byte("one"))
 		got, _ := read(t, a)
 		require.Equal(t, "one", got)
-		a.Receive(relayTwo, liar, relay.FrameData, []byte("two")) // another relay: not proven there
+		a.Receive(relayTwo, liar, relay.FrameData, 0, []byte("two")) // another relay: not proven there
 		silent(t, a)
-		a.Receive(relayTwo, liar, relay.FrameDisco, box) // a recording does not prove it
+		a.Receive(relayTwo, liar, relay.FrameDisco, 0, box) // a recording does not prove it
 		require.EqualValues(t, 1, a.Stats().Replayed)
-		a.Receive(relayTwo, liar, relay.FrameData, []byte("two"))
+		a.Receive(relayTwo, liar, relay.FrameData, 0, []byte("two"))
 		silent(t, a)
 		a.LinkDown(relayOne)
-		a.Receive(relayOne, liar, relay.FrameData, []byte("three"))
+		a.Receive(relayOne, liar, relay.FrameData, 0, []byte("three"))
 		silent(t, a)
 	})
 }
@@ -224,7 +224,7 @@ func TestPATH14StrangersAreBounded(t *testing.T) {
 			from := relay.Key(key.Public().(ed25519.PublicKey))
 			b, err := id.Seal(nil, aKey, disco.Ping{TxID: disco.NewTxID(), BootID: disco.NewBootID(time.Now())})
 			require.NoError(t, err)
-			a.Receive(relayOne, from, relay.FrameDisco, b)
+			a.Receive(relayOne, from, relay.FrameDisco, 0, b)
 			return from
 		}
 		friend := box(300)

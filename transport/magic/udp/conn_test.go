@@ -2,7 +2,6 @@ package udp_test
 
 import (
 	"bytes"
-	"errors"
 	"net"
 	"net/netip"
 	"runtime"
@@ -83,7 +82,7 @@ func TestSegments(t *testing.T) {
 			require.NoError(t, a.Write(data, b.LocalAddr(), c.segment, 0), "%+v", c)
 			want := pieces(data, c.segment)
 			for i, d := range receive(t, b, len(want)) {
-				require.True(t, want[i] == d.data, "%+v: datagram %d differs", c, i)
+				require.Equal(t, want[i], d.data, "%+v: datagram %d", c, i)
 				require.Equal(t, a.LocalAddr(), d.from)
 			}
 		}
@@ -261,7 +260,7 @@ func TestListen(t *testing.T) {
 	require.NotZero(t, first.LocalAddr().Port())
 	// The port is ours for IPv4 and free for IPv6 (IPV6_V6ONLY).
 	_, err = udp.Listen("udp4", first.LocalAddr())
-	require.ErrorIs(t, err, addressInUse)
+	require.ErrorIs(t, err, errInUse)
 	second, err := udp.Listen("udp6", netip.AddrPortFrom(netip.IPv6Unspecified(), first.LocalAddr().Port()))
 	require.NoError(t, err)
 	defer second.Close()
@@ -323,7 +322,7 @@ func TestTooLarge(t *testing.T) {
 		a, b := listen(t), listen(t)
 		err := a.Write(pattern(65536), b.LocalAddr(), 0, 0)
 		require.Error(t, err)
-		require.False(t, errors.Is(err, udp.ErrUnreachable))
+		require.NotErrorIs(t, err, udp.ErrUnreachable)
 		if runtime.GOOS != "windows" {
 			require.ErrorIs(t, err, syscall.EMSGSIZE)
 		}

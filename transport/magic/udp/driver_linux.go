@@ -139,7 +139,7 @@ func appendControl(c []byte, level, kind int32, value []byte) []byte {
 	start := len(c)
 	c = c[:start+unix.CmsgSpace(len(value))]
 	clear(c[start:])
-	copy(c[start:], (*[unix.SizeofCmsghdr]byte)(unsafe.Pointer(&head))[:])
+	copy(c[start:], (*[unix.SizeofCmsghdr]byte)(unsafe.Pointer(&head))[:]) //nolint:gosec // its own bytes
 	copy(c[start+unix.CmsgLen(0):], value)
 	return c
 }

@@ -132,7 +132,7 @@ func TestLongSegments(t *testing.T) {
 			data := pattern(2*segment + 1)
 			require.NoError(t, a.Write(data, b.LocalAddr(), segment, 0))
 			for i, d := range receive(t, b, 3) {
-				require.True(t, pieces(data, segment)[i] == d.data)
+				require.Equal(t, pieces(data, segment)[i], d.data)
 			}
 		}
 		require.ErrorIs(t, a.Write(pattern(150000), b.LocalAddr(), 70000, 0), unix.EMSGSIZE)

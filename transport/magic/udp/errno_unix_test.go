@@ -4,4 +4,4 @@ package udp_test
 
 import "syscall"
 
-const addressInUse = syscall.EADDRINUSE
+const errInUse = syscall.EADDRINUSE

@@ -2,4 +2,4 @@ package udp_test
 
 import "golang.org/x/sys/windows"
 
-const addressInUse = windows.WSAEADDRINUSE
+const errInUse = windows.WSAEADDRINUSE

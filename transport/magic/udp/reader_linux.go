@@ -80,10 +80,10 @@ func (r *reader) prepare(ms []Message) {
 	}
 	r.want = len(ms)
 	for i := range ms {
-		r.vectors[i].Base = unsafe.SliceData(ms[i].Buf)
+		r.vectors[i].Base = unsafe.SliceData(ms[i].Buf) //nolint:gosec // its length goes with it
 		r.vectors[i].SetLen(len(ms[i].Buf))
 		h := &r.heads[i]
-		h.Name = (*byte)(unsafe.Pointer(&r.names[i]))
+		h.Name = (*byte)(unsafe.Pointer(&r.names[i])) //nolint:gosec // as the system call wants it
 		h.Namelen = unix.SizeofSockaddrInet6
 		h.Iov = &r.vectors[i]
 		h.SetIovlen(1)
@@ -96,7 +96,7 @@ func (r *reader) prepare(ms []Message) {
 func (r *reader) recvmmsg(fd uintptr) bool {
 	for {
 		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd,
-			uintptr(unsafe.Pointer(&r.heads[0])), uintptr(r.want), 0, 0, 0)
+			uintptr(unsafe.Pointer(&r.heads[0])), uintptr(r.want), 0, 0, 0) //nolint:gosec // want are made
 		switch errno {
 		case unix.EINTR:
 		case unix.EAGAIN:
@@ -140,16 +140,20 @@ func (r *reader) finish(m *Message, i int) {
 }
 
 func (r *reader) sender(name *unix.RawSockaddrInet6) netip.AddrPort {
-	// The port has its place and byte order in both families.
-	port := binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&name.Port))[:])
+	// Port stands at the same place in both families, in network byte order,
+	// and IPv4's address where IPv6 has the flow.
+	var port [2]byte
+	binary.NativeEndian.PutUint16(port[:], name.Port)
 	if name.Family == unix.AF_INET {
-		return netip.AddrPortFrom(netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(name)).Addr), port)
+		var ip [4]byte
+		binary.NativeEndian.PutUint32(ip[:], name.Flowinfo)
+		return netip.AddrPortFrom(netip.AddrFrom4(ip), binary.BigEndian.Uint16(port[:]))
 	}
 	addr := netip.AddrFrom16(name.Addr).Unmap()
 	if name.Scope_id != 0 {
 		addr = addr.WithZone(r.zone(name.Scope_id))
 	}
-	return netip.AddrPortFrom(addr, port)
+	return netip.AddrPortFrom(addr, binary.BigEndian.Uint16(port[:]))
 }
 
 // zone names an interface as package net does.

@@ -1,0 +1,330 @@
+package socket
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/alkdev/alknet-p2p/transport/magic/disco"
+	"github.com/alkdev/alknet-p2p/transport/magic/path"
+	"github.com/alkdev/alknet-p2p/transport/magic/udp"
+)
+
+// Limits of what others can make this node send straight to addresses
+// (PATH-14, PATH-16).
+const (
+	maxCandidates      = 16  // addresses taken from one CallMeMaybe
+	maxProbesPerIP     = 24  // probes one CallMeMaybe sends to one IP
+	probesPerSecond    = 200 // to addresses that have not answered, in all
+	introductionsPerIP = 20  // opened per second and source, before any curve
+	introductionsAll   = 500
+	callEvery          = 5 * time.Second // CallMeMaybe again, while relayed and active
+	readBatch          = 8
+	groBuffer          = 64 << 10
+)
+
+// readUDP takes what arrives straight until the socket is closed.
+func (s *Socket) readUDP(c *udp.Conn) {
+	size := MaxPacket + 1
+	if c.Caps().GRO {
+		size = groBuffer
+	}
+	ms := make([]udp.Message, readBatch)
+	for i := range ms {
+		ms[i].Buf = make([]byte, size)
+	}
+	for {
+		n, err := c.ReadBatch(ms)
+		if err != nil {
+			select {
+			case <-s.done:
+				return
+			default:
+			}
+			s.log.Debug("UDP socket failed", "addr", c.LocalAddr(), "err", err)
+			return
+		}
+		for i := range ms[:n] {
+			m := &ms[i]
+			b, seg := m.Buf[:m.N], m.Segment
+			if seg == 0 {
+				seg = len(b)
+			}
+			for len(b) > 0 {
+				k := min(seg, len(b))
+				s.receiveUDP(m.From, m.ECN, b[:k])
+				b = b[k:]
+			}
+		}
+	}
+}
+
+// receiveUDP takes one datagram: ours by its first byte, else QUIC's (PATH-8).
+func (s *Socket) receiveUDP(from netip.AddrPort, ecn byte, b []byte) {
+	if b[0]&0xc0 != 0 {
+		p := s.index.Load().byPath[from]
+		if p == nil {
+			s.stats.unproven.Add(1)
+			return
+		}
+		s.deliver(p, ecn, b)
+		return
+	}
+	kind, ok := disco.KindOf(b)
+	if !ok {
+		if s.cfg.Other != nil {
+			s.cfg.Other(from, b)
+		}
+		return
+	}
+	if kind == disco.Introduction && !s.sources.allow(from.Addr()) {
+		s.stats.rateLimited.Add(1)
+		return
+	}
+	k, msg, err := s.id.OpenDirect(b)
+	if err != nil {
+		s.stats.badBox.Add(1)
+		return
+	}
+	p := s.peer(k)
+	if p == nil || !p.admitted.Load() { // PATH-13: strangers come over a relay first
+		s.stats.unproven.Add(1)
+		return
+	}
+	id := path.ID{Addr: from}
+	switch m := msg.(type) {
+	case disco.Ping:
+		if !p.fresh(m) {
+			s.stats.replayed.Add(1)
+			return
+		}
+		s.sendDisco(id, k, disco.Pong{TxID: m.TxID, BootID: s.boot, Observed: from})
+		p.mu.Lock()
+		p.candidate(from)
+		p.apply()
+		p.mu.Unlock()
+		p.wake()
+	case disco.Pong:
+		p.heard(s.now())
+		if !p.pong(id, m) {
+			s.stats.unknownPongs.Add(1)
+		}
+	case disco.PathGone:
+		p.lost(id, "peer says it is gone", true)
+	}
+}
+
+// deliver hands a packet to QUIC.
+func (s *Socket) deliver(p *peer, ecn byte, b []byte) {
+	if len(b) > MaxPacket {
+		s.stats.tooLarge.Add(1)
+		return
+	}
+	now := s.now()
+	p.heard(now)
+	p.used(len(b), now)
+	buf := s.buffers.Get().(*[MaxPacket]byte)
+	n := copy(buf[:], b)
+	select {
+	case s.queue <- packet{buf, n, ecn, p.addr}:
+	default:
+		s.buffers.Put(buf)
+		s.stats.queueFull.Add(1)
+	}
+}
+
+// SetAddrs tells where this node may be reached straight, best first: as seen
+// from outside and on its own networks. Peers in use hear of a change at once
+// (PATH-16).
+func (s *Socket) SetAddrs(addrs []netip.AddrPort) {
+	addrs = slices.Clone(addrs[:min(len(addrs), disco.MaxAddrs)])
+	if old := s.addrs.Swap(&addrs); old != nil && slices.Equal(*old, addrs) {
+		return
+	}
+	now := s.now()
+	for _, p := range s.index.Load().byKey {
+		if p.admitted.Load() && (p.pinned() || p.active(now)) {
+			p.mu.Lock()
+			p.call(s.time(now))
+			p.mu.Unlock()
+		}
+	}
+}
+
+// PathAddr returns the local address of the UDP socket of a family, if there
+// is one.
+func (s *Socket) PathAddr(v6 bool) (netip.AddrPort, bool) {
+	if c := s.udpFor(v6); c != nil {
+		return c.LocalAddr(), true
+	}
+	return netip.AddrPort{}, false
+}
+
+// WriteRaw sends a packet of another protocol from the port that peers know,
+// such as a question to a reflector.
+func (s *Socket) WriteRaw(b []byte, to netip.AddrPort) error {
+	c := s.udpFor(to.Addr().Is6())
+	if c == nil {
+		return udp.ErrUnreachable
+	}
+	return c.Write(b, to, 0, 0)
+}
+
+func (s *Socket) udpFor(v6 bool) *udp.Conn {
+	for _, c := range s.cfg.UDP {
+		if c.LocalAddr().Addr().Is6() == v6 {
+			return c
+		}
+	}
+	return nil
+}
+
+// sendDirect gives a packet, or several of size segment, to an address. What
+// cannot leave is lost, as on any network; any other answer would end QUIC.
+func (s *Socket) sendDirect(b []byte, to netip.AddrPort, segment int, ecn byte) {
+	c := s.udpFor(to.Addr().Is6())
+	if c == nil {
+		return
+	}
+	if err := c.Write(b, to, segment, ecn); err != nil {
+		s.stats.noPath.Add(1)
+	}
+}
+
+// sources limits introductions by where they come from (PATH-14).
+type sources struct {
+	mu  sync.Mutex
+	all *rate.Limiter
+	by  map[netip.Addr]*rate.Limiter
+}
+
+func (s *sources) allow(ip netip.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.by == nil {
+		s.all = rate.NewLimiter(introductionsAll, introductionsAll)
+		s.by = make(map[netip.Addr]*rate.Limiter)
+	}
+	l := s.by[ip]
+	if l == nil {
+		if len(s.by) >= 4096 {
+			clear(s.by)
+		}
+		l = rate.NewLimiter(introductionsPerIP, introductionsPerIP)
+		s.by[ip] = l
+	}
+	return l.Allow() && s.all.Allow()
+}
+
+// admit lets a peer learn our addresses and makes us try its own (PATH-13).
+// The caller does not hold p.mu.
+func (p *peer) admit() {
+	if !p.admitted.CompareAndSwap(false, true) {
+		return
+	}
+	p.mu.Lock()
+	p.call(p.s.time(p.s.now()))
+	p.mu.Unlock()
+}
+
+// call sends our addresses to the peer over its relays, and before them the
+// key of this boot, so that it can open what comes straight. The caller holds
+// p.mu.
+func (p *peer) call(now time.Time) {
+	addrs := p.s.addrs.Load()
+	if addrs == nil || len(p.s.cfg.UDP) == 0 {
+		return
+	}
+	var msg disco.CallMeMaybe
+	msg.Addrs = *addrs
+	if p.s.cfg.Homes != nil {
+		for _, k := range p.s.cfg.Homes() {
+			if len(msg.Homes) < disco.MaxHomes {
+				msg.Homes = append(msg.Homes, k)
+			}
+		}
+	}
+	for _, id := range p.machine.IDs() {
+		if id.Kind() == path.Relayed && p.machine.State(id) != path.Dead {
+			p.s.sendDisco(id, p.key, disco.Hello{BootID: p.s.boot})
+			p.s.sendDisco(id, p.key, msg)
+		}
+	}
+	p.called = now
+}
+
+// called is what a CallMeMaybe of the peer asks for. The caller holds p.mu.
+func (p *peer) asked(m disco.CallMeMaybe) {
+	perIP := make(map[netip.Addr]int)
+	for _, a := range m.Addrs[:min(len(m.Addrs), maxCandidates)] {
+		// A candidate costs seven probes in its first second (PATH-16).
+		if perIP[a.Addr()] += 7; perIP[a.Addr()] > maxProbesPerIP {
+			continue
+		}
+		if !p.mayProbe(a, m.Addrs) {
+			p.s.stats.refusedAddrs.Add(1)
+			continue
+		}
+		p.candidate(a)
+	}
+}
+
+// candidate adds an address of the peer. The caller holds p.mu.
+func (p *peer) candidate(a netip.AddrPort) {
+	if !p.probeable(a) {
+		p.s.stats.refusedAddrs.Add(1)
+		return
+	}
+	p.machine.Found(p.s.time(p.s.now()), path.ID{Addr: a}, false)
+}
+
+// probeable refuses what no peer can be at (PATH-14).
+func (p *peer) probeable(a netip.AddrPort) bool {
+	ip := a.Addr()
+	if a.Port() == 0 || ip.IsUnspecified() || ip.IsMulticast() || ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		return false
+	}
+	if ip.IsLoopback() && !p.s.cfg.Loopback {
+		return false
+	}
+	if own := p.s.addrs.Load(); own != nil && slices.Contains(*own, a) {
+		return false
+	}
+	return p.s.udpFor(ip.Is6()) != nil
+}
+
+// mayProbe keeps a stranger from making us knock inside our own network:
+// private addresses count only when the peer is seen at the same public
+// address as we are, or is known (PATH-14).
+func (p *peer) mayProbe(a netip.AddrPort, all []netip.AddrPort) bool {
+	if !local(a.Addr()) || p.s.cfg.Known != nil && p.s.cfg.Known(p.key) {
+		return true
+	}
+	own := p.s.addrs.Load()
+	if own == nil {
+		return false
+	}
+	for _, theirs := range all {
+		if local(theirs.Addr()) {
+			continue
+		}
+		for _, ours := range *own {
+			if ours.Addr() == theirs.Addr() {
+				return true
+			}
+		}
+	}
+	// Two nodes without any public address are on one network, or on none.
+	return !slices.ContainsFunc(slices.Concat(all, *own), func(a netip.AddrPort) bool { return !local(a.Addr()) })
+}
+
+// local tells that an address means something on its own network only.
+func local(ip netip.Addr) bool {
+	return ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast() || carrierNAT.Contains(ip)
+}
+
+// carrierNAT is RFC 6598.
+var carrierNAT = netip.MustParsePrefix("100.64.0.0/10")

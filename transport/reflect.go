@@ -1,0 +1,278 @@
+package transport
+
+import (
+	"crypto/rand"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/alkdev/alknet-p2p/transport/magic"
+	"github.com/alkdev/alknet-p2p/transport/magic/udp"
+	"github.com/alkdev/alknet-p2p/transport/relay"
+)
+
+const (
+	reflectEvery   = 20 * time.Second // shorter than NATs forget an idle mapping
+	reflectAgain   = 250 * time.Millisecond
+	reflectTries   = 4
+	reflectFresh   = 2 * reflectEvery
+	reflectFeature = "reflect/" // and the port, in a relay's Welcome
+	maxReflectors  = 16
+)
+
+// reflectors asks relays where this node's direct paths are seen from outside
+// (PATH-31), and keeps the NAT mapping of their port alive by it.
+type reflectors struct {
+	h *Host
+
+	mu      sync.Mutex
+	targets map[relay.Key][]netip.AddrPort // reflectors of each relay
+	asked   map[[12]byte]netip.AddrPort    // questions without an answer
+	seen    map[netip.AddrPort]sighting    // by reflector
+	wake    chan struct{}
+}
+
+// sighting is what a reflector answered.
+type sighting struct {
+	addr netip.AddrPort
+	at   time.Time
+}
+
+func newReflectors(h *Host) *reflectors {
+	return &reflectors{
+		h: h, wake: make(chan struct{}, 1),
+		targets: make(map[relay.Key][]netip.AddrPort),
+		asked:   make(map[[12]byte]netip.AddrPort),
+		seen:    make(map[netip.AddrPort]sighting),
+	}
+}
+
+// learn takes the reflectors a relay offers in its Welcome.
+func (r *reflectors) learn(k relay.Key, features []string) {
+	p, err := magic.PeerID(k)
+	if err != nil {
+		return
+	}
+	c := r.h.stockConn(p)
+	if c == nil {
+		return
+	}
+	ip, err := manet.ToIP(c.RemoteMultiaddr())
+	if err != nil {
+		return
+	}
+	addr, ok := netip.AddrFromSlice(ip)
+	if !ok {
+		return
+	}
+	var at []netip.AddrPort
+	for _, f := range features {
+		text, ok := strings.CutPrefix(f, reflectFeature)
+		if !ok {
+			continue
+		}
+		if port, err := strconv.ParseUint(text, 10, 16); err == nil && port != 0 && len(at) < 2 {
+			at = append(at, netip.AddrPortFrom(addr.Unmap(), uint16(port)))
+		}
+	}
+	r.mu.Lock()
+	if len(r.targets) >= maxReflectors {
+		clear(r.targets)
+	}
+	r.targets[k] = at
+	r.mu.Unlock()
+	r.kick()
+}
+
+// forget stops asking a relay.
+func (r *reflectors) forget(k relay.Key) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, a := range r.targets[k] {
+		delete(r.seen, a)
+	}
+	delete(r.targets, k)
+}
+
+// kick asks again at once: the network changed.
+func (r *reflectors) kick() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run asks every reflector now and then until the host is closed.
+func (r *reflectors) run() {
+	timer := time.NewTimer(reflectEvery)
+	defer timer.Stop()
+	for tries := 0; ; {
+		select {
+		case <-r.h.ctx.Done():
+			return
+		case <-timer.C:
+		case <-r.wake:
+			tries = 0
+			r.mu.Lock()
+			clear(r.asked)
+			r.mu.Unlock()
+		}
+		wait := reflectEvery
+		if open := r.ask(tries > 0); open && tries < reflectTries {
+			tries++
+			wait = reflectAgain << (tries - 1)
+		} else {
+			tries = 0
+		}
+		timer.Reset(wait)
+	}
+}
+
+// ask sends questions: to all reflectors, or again to those that have not
+// answered. It tells whether answers are open.
+func (r *reflectors) ask(again bool) bool {
+	r.mu.Lock()
+	var to []netip.AddrPort
+	if again {
+		for _, a := range r.asked {
+			if !slices.Contains(to, a) {
+				to = append(to, a)
+			}
+		}
+	} else {
+		clear(r.asked)
+		for _, at := range r.targets {
+			to = append(to, at...)
+		}
+	}
+	type question struct {
+		tx [12]byte
+		to netip.AddrPort
+	}
+	var qs []question
+	for _, a := range to {
+		q := question{to: a}
+		rand.Read(q.tx[:])
+		r.asked[q.tx] = a
+		qs = append(qs, q)
+	}
+	r.mu.Unlock()
+	for _, q := range qs {
+		if err := r.h.socket.WriteRaw(relay.AppendReflectRequest(nil, q.tx), q.to); err != nil {
+			r.h.log.Debug("reflector not asked", "addr", q.to, "err", err)
+		}
+	}
+	return len(qs) > 0
+}
+
+// answer takes a reflector's answer from the direct paths' socket.
+func (r *reflectors) answer(from netip.AddrPort, b []byte) {
+	tx, addr, err := relay.ParseReflectReply(b)
+	if err != nil {
+		return
+	}
+	r.mu.Lock()
+	at, ok := r.asked[tx]
+	if !ok || at != from {
+		r.mu.Unlock()
+		return
+	}
+	for t, a := range r.asked {
+		if a == from {
+			delete(r.asked, t)
+		}
+	}
+	old := r.seen[from]
+	r.seen[from] = sighting{addr, time.Now()}
+	r.mu.Unlock()
+	if old.addr != addr {
+		r.h.gather()
+	}
+}
+
+// addrs are the addresses this node was seen at lately, those that most
+// reflectors agree on first.
+func (r *reflectors) addrs() []netip.AddrPort {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	votes := make(map[netip.AddrPort]int)
+	for _, s := range r.seen {
+		if time.Since(s.at) < reflectFresh {
+			votes[s.addr]++
+		}
+	}
+	out := make([]netip.AddrPort, 0, len(votes))
+	for a := range votes {
+		out = append(out, a)
+	}
+	slices.SortFunc(out, func(a, b netip.AddrPort) int {
+		if votes[a] != votes[b] {
+			return votes[b] - votes[a]
+		}
+		return a.Compare(b)
+	})
+	return out
+}
+
+// mapping says how the NAT before this node maps its port (RFC 4787): "none"
+// without a NAT, "unknown" before two reflectors have answered.
+func (r *reflectors) mapping(own []netip.AddrPort) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var v4 []netip.AddrPort
+	for _, s := range r.seen {
+		if s.addr.Addr().Is4() && time.Since(s.at) < reflectFresh {
+			v4 = append(v4, s.addr)
+		}
+	}
+	switch {
+	case len(v4) == 0:
+		return "unknown"
+	case slices.Contains(own, v4[0]):
+		return "none"
+	case len(v4) == 1:
+		return "unknown"
+	}
+	for _, a := range v4[1:] {
+		if a != v4[0] {
+			return "address-and-port-dependent"
+		}
+	}
+	return "endpoint-independent"
+}
+
+// startReflectors answers on two ports of a relay, so that clients can tell
+// how their NAT maps.
+func (h *Host) startReflectors() ([]string, error) {
+	var features []string
+	for i := range 2 {
+		port := uint16(0)
+		if h.cfg.Listen == nil {
+			port = RelayPort + 1 + uint16(i)
+		}
+		for network, ip := range h.bindIPs() {
+			c, err := udp.Listen(network, netip.AddrPortFrom(ip, port))
+			if err != nil {
+				if network == "udp6" {
+					continue
+				}
+				return nil, fmt.Errorf("%w on UDP port %d for the reflector: %w", ErrBind, port, err)
+			}
+			r := relay.NewReflector(c)
+			h.reflecting = append(h.reflecting, r)
+			if network == "udp4" || port != 0 {
+				f := reflectFeature + strconv.Itoa(int(c.LocalAddr().Port()))
+				if !slices.Contains(features, f) {
+					features = append(features, f)
+				}
+			}
+		}
+	}
+	return features, nil
+}
