@@ -14,8 +14,11 @@ BENCHTIME ?= 1s
 # auto: namespace tests run where they can; required: where they cannot, that is a failure.
 NAMESPACES ?= auto
 
-TOOL := go tool -modfile=tools/go.mod
-TEST := CGO_ENABLED=1 go test -race -shuffle=on
+# One way to compile for all that does not run tests, so that what one target
+# compiled the next finds in the cache.
+GOENV := CGO_ENABLED=0 GOFLAGS='$(strip $(shell go env GOFLAGS) -trimpath)'
+TOOL  := $(GOENV) go tool -modfile=tools/go.mod
+TEST  := CGO_ENABLED=1 go test -race -shuffle=on
 
 # Packages whose tests build network namespaces: those that define the flag.
 # They run apart, one at a time, because they measure time.
@@ -27,7 +30,7 @@ help: ## list the targets
 
 .PHONY: build
 build: ## build bin/alknet-p2p, one static binary
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/alknet-p2p
+	$(GOENV) go build -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/alknet-p2p
 
 .PHONY: demo
 demo: build ## build it and show the whole story on this machine
@@ -73,7 +76,7 @@ fmt: ## format every Go file
 
 .PHONY: vet
 vet:
-	go vet ./...
+	$(GOENV) go vet ./...
 
 .PHONY: lint
 lint: ## run golangci-lint, built from tools/go.mod
@@ -85,7 +88,7 @@ tidy:
 
 .PHONY: fix
 fix:
-	go fix -diff ./...
+	$(GOENV) go fix -diff ./...
 
 # Tests are compiled for the other systems too (go list -export does, and links
 # nothing); the protocols stay free of what a browser lacks.
@@ -93,11 +96,11 @@ fix:
 cross: ## compile code and tests for PLATFORMS, and ./protocols/... for js/wasm
 	@for p in $(PLATFORMS); do \
 		echo "cross $$p"; \
-		CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} go build ./...; \
-		CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} go list -test -export ./... >/dev/null; \
+		$(GOENV) GOOS=$${p%/*} GOARCH=$${p#*/} go build ./...; \
+		$(GOENV) GOOS=$${p%/*} GOARCH=$${p#*/} go list -test -export ./... >/dev/null; \
 	done
 	@echo 'cross js/wasm ./protocols/...'
-	@GOOS=js GOARCH=wasm go build ./protocols/...
+	@$(GOENV) GOOS=js GOARCH=wasm go build ./protocols/...
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target in turn, each for FUZZTIME (10s)
