@@ -15,12 +15,14 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -29,6 +31,11 @@ import (
 	"github.com/alkdev/alknet-p2p/protocols/call"
 	"github.com/alkdev/alknet-p2p/protocols/ping"
 	"github.com/alkdev/alknet-p2p/transport"
+)
+
+const (
+	defaultDrain = 2 * time.Second
+	closeGrace   = 5 * time.Second // for handlers to return once their context has ended
 )
 
 // Node is one peer. All methods are safe for concurrent use.
@@ -60,6 +67,7 @@ func New(cfg Config) (*Node, error) {
 		}
 		cfg.Peers = peers
 	}
+	cfg.DrainTimeout = cmp.Or(cfg.DrainTimeout, defaultDrain)
 	tcfg, err := cfg.transport()
 	if err != nil {
 		return nil, err
@@ -147,7 +155,10 @@ func (n *Node) Close() error {
 	n.mu.Unlock()
 	var errs []error
 	if router := n.router.Load(); router != nil {
-		errs = append(errs, router.Shutdown(context.Background()))
+		// A handler that ignores its context is left behind at last.
+		ctx, cancel := context.WithTimeout(context.Background(), n.cfg.DrainTimeout+closeGrace)
+		defer cancel()
+		errs = append(errs, router.Shutdown(ctx))
 	}
 	errs = append(errs, n.host.Close())
 	return errors.Join(errs...)
