@@ -185,10 +185,10 @@ func (g *schemaGraph) reference(n *schemaNode, value any) error {
 		return fmt.Errorf("#%s: $ref %q does not point into the schema (#/…)", n.at, ref)
 	}
 	target := g.doc
-	canonical := ""
+	var canonical strings.Builder
 	for _, t := range strings.Split(at, "/")[1:] {
 		name := strings.NewReplacer("~1", "/", "~0", "~").Replace(t)
-		canonical += "/" + token(name)
+		canonical.WriteString("/" + token(name))
 		ok := false
 		switch v := target.(type) {
 		case map[string]any:
@@ -203,7 +203,7 @@ func (g *schemaGraph) reference(n *schemaNode, value any) error {
 			return fmt.Errorf("#%s: $ref %q points to nothing", n.at, ref)
 		}
 	}
-	return g.link(n, canonical, inPlace, target)
+	return g.link(n, canonical.String(), inPlace, target)
 }
 
 // token escapes a name for a JSON pointer.

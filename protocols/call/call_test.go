@@ -4,8 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -45,7 +45,7 @@ func TestSubscribe(t *testing.T) {
 		for i := range n {
 			v, err := sub.Next(t.Context())
 			require.NoError(t, err)
-			require.Equal(t, fmt.Sprint(i), string(v))
+			require.Equal(t, strconv.Itoa(i), string(v))
 		}
 		_, err = sub.Next(t.Context())
 		require.ErrorIs(t, err, io.EOF)

@@ -60,6 +60,9 @@ func (s *Session) call(ctx context.Context, name string, input any, opts []CallO
 	if err != nil {
 		return nil, err
 	}
+	if ctx.Err() != nil {
+		return nil, contextError(ctx)
+	}
 	start := time.Now()
 	limit := s.p.cfg.Timeout
 	if o.timeout > 0 {

@@ -75,25 +75,25 @@ type Error struct {
 // Sentinels, matched with errors.Is. The first six match by code; the others
 // are kinds of CodeInternal that only this side of the wire can tell apart.
 var (
-	ErrNotFound             error = &Error{Code: CodeNotFound}
-	ErrForbidden            error = &Error{Code: CodeForbidden}
-	ErrInvalidInput         error = &Error{Code: CodeInvalidInput}
-	ErrInvalidOperationType error = &Error{Code: CodeInvalidOperationType}
-	ErrInternal             error = &Error{Code: CodeInternal}
-	ErrTimeout              error = &Error{Code: CodeTimeout}
+	ErrNotFound             = &Error{Code: CodeNotFound}
+	ErrForbidden            = &Error{Code: CodeForbidden}
+	ErrInvalidInput         = &Error{Code: CodeInvalidInput}
+	ErrInvalidOperationType = &Error{Code: CodeInvalidOperationType}
+	ErrInternal             = &Error{Code: CodeInternal}
+	ErrTimeout              = &Error{Code: CodeTimeout}
 
 	// ErrAborted: either side aborted the request.
-	ErrAborted error = &Error{Code: CodeInternal, Message: "request aborted"}
+	ErrAborted = &Error{Code: CodeInternal, Message: "request aborted"}
 	// ErrSubscriptionOverflow: values came faster than they were taken, from a
 	// peer that does not wait for credit (CALL-29).
-	ErrSubscriptionOverflow error = &Error{Code: CodeInternal, Message: "subscription overflow"}
+	ErrSubscriptionOverflow = &Error{Code: CodeInternal, Message: "subscription overflow"}
 	// ErrSessionClosed: the session ended first. It matches net.ErrClosed.
-	ErrSessionClosed error = &Error{Code: CodeInternal, Message: "connection closed", cause: protocols.ErrConnectionClosed}
+	ErrSessionClosed = &Error{Code: CodeInternal, Message: "connection closed", cause: protocols.ErrConnectionClosed}
 	// ErrStreamClosed: the stream of the request ended first; whether the
 	// operation ran is not known (CALL-44).
-	ErrStreamClosed error = &Error{Code: CodeInternal, Message: "stream closed", cause: protocols.ErrStreamClosed}
+	ErrStreamClosed = &Error{Code: CodeInternal, Message: "stream closed", cause: protocols.ErrStreamClosed}
 	// ErrFrameTooLarge: the request is larger than a frame may be (CALL-3).
-	ErrFrameTooLarge error = &Error{Code: CodeInternal, Message: "request too large"}
+	ErrFrameTooLarge = &Error{Code: CodeInternal, Message: "request too large"}
 )
 
 // Errorf returns an Error with the code's usual Retryable. It does not wrap:
@@ -139,10 +139,9 @@ func (e *Error) Is(target error) bool {
 
 // wrap returns a local error that matches sentinel and has cause beneath it;
 // nil leaves the sentinel's own cause.
-func wrap(sentinel, cause error) *Error {
-	s := sentinel.(*Error)
-	e := *s
-	e.as = s
+func wrap(sentinel *Error, cause error) *Error {
+	e := *sentinel
+	e.as = sentinel
 	if cause != nil {
 		e.cause = cause
 	}

@@ -35,11 +35,11 @@ func TestErrorsMatchByCodeAndKind(t *testing.T) {
 		}
 	}
 	// The kinds of INTERNAL are INTERNAL, but INTERNAL is none of them.
-	for _, kind := range []error{
+	for _, kind := range []*call.Error{
 		call.ErrAborted, call.ErrSubscriptionOverflow, call.ErrSessionClosed, call.ErrStreamClosed, call.ErrFrameTooLarge,
 	} {
 		require.ErrorIs(t, kind, call.ErrInternal)
-		require.NotErrorIs(t, call.Errorf(call.CodeInternal, "%s", kind.(*call.Error).Message), kind)
+		require.NotErrorIs(t, call.Errorf(call.CodeInternal, "%s", kind.Message), kind)
 	}
 	require.ErrorIs(t, call.ErrSessionClosed, net.ErrClosed)
 	require.ErrorIs(t, call.ErrStreamClosed, protocols.ErrStreamClosed)

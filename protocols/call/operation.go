@@ -60,7 +60,7 @@ func (f StreamHandlerFunc) Stream(ctx context.Context, r *Request, emit func(any
 }
 
 // Request is what a handler learns of a call (CALL-101). It belongs to the
-// handler, its slices included.
+// handler; the identities it refers to are shared and must not be changed.
 type Request struct {
 	// ID is the envelope's id, unique among the unfinished requests of the
 	// session.

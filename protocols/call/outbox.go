@@ -102,7 +102,7 @@ func (o *outbox) offer(size int, enc encoder) error {
 func (o *outbox) wait(ctx context.Context) error {
 	for {
 		o.mu.Lock()
-		if o.closed || o.err != nil || o.size < highWater {
+		if open := !o.closed && o.err == nil; !open || o.size < highWater {
 			o.mu.Unlock()
 			return nil
 		}

@@ -2,7 +2,6 @@ package call_test
 
 import (
 	"context"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -101,13 +100,3 @@ func query(name string, f call.HandlerFunc) call.Operation {
 func stream(name string, f call.StreamHandlerFunc) call.Operation {
 	return call.Operation{Spec: call.Spec{Name: name, Type: call.OpSubscription}, Stream: f}
 }
-
-// once is a channel that may be closed more than once.
-type once struct {
-	sync.Once
-	c chan struct{}
-}
-
-func newOnce() *once { return &once{c: make(chan struct{})} }
-
-func (o *once) close() { o.Do(func() { close(o.c) }) }

@@ -3,6 +3,7 @@ package call
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -44,9 +45,7 @@ func (r *Registry) Register(ops ...Operation) error {
 	}
 	old := *r.byName.Load()
 	merged := make(map[string]*entry, len(old)+len(ops))
-	for name, e := range old {
-		merged[name] = e
-	}
+	maps.Copy(merged, old)
 	for _, op := range ops {
 		e, err := prepare(op)
 		if err != nil {

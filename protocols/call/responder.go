@@ -85,17 +85,21 @@ func (st *stream) requested(env wire.Envelope, sharedBody bool) error {
 	if limit > 0 {
 		r.ctx, r.stop = context.WithDeadlineCause(r.ctx, r.req.Deadline, ErrTimeout)
 	}
-	if refused := r.start(); refused != nil {
-		r.cancel(nil)
-		r.stop()
-		return st.refuse(id, refused)
+	refused, err := r.start()
+	if refused == nil && err == nil {
+		return nil
 	}
-	return nil
+	r.cancel(nil)
+	r.stop()
+	if err != nil {
+		return err
+	}
+	return st.refuse(id, refused)
 }
 
 // start enters r into the table and runs its handler, unless a limit or
-// draining is in the way.
-func (r *served) start() *Error {
+// draining is in the way; an error ends the stream.
+func (r *served) start() (refused *Error, err error) {
 	s, st := r.s, r.home
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -108,11 +112,13 @@ func (r *served) start() *Error {
 	}
 	switch {
 	case s.draining || s.err != nil:
-		return overloaded("draining", "shutting down")
+		return overloaded("draining", "shutting down"), nil
+	case s.serving[r.req.ID] != nil: // it came by two streams at once
+		return nil, violated("request id is in flight")
 	case st.role == excess:
-		return overloaded("overloaded", "too many streams")
+		return overloaded("overloaded", "too many streams"), nil
 	case r.load.full(limit):
-		return overloaded("overloaded", "too many requests")
+		return overloaded("overloaded", "too many requests"), nil
 	}
 	r.load.open++
 	r.load.running++
@@ -125,7 +131,7 @@ func (r *served) start() *Error {
 		defer r.returned()
 		r.run()
 	})
-	return nil
+	return nil, nil
 }
 
 // returned counts a handler out.
@@ -190,16 +196,16 @@ func (p *Protocol) find(name string, identity *auth.Identity) (*entry, *Error) {
 
 // limit is how long a request may take; 0 is no limit (CALL-39, CALL-40).
 func (p *Protocol) limit(op *entry, askedMS int64) time.Duration {
-	cap := p.cfg.MaxTimeout
+	most := p.cfg.MaxTimeout
 	if op.Timeout > 0 {
-		cap = op.Timeout
+		most = op.Timeout
 	}
 	switch {
 	case askedMS > 0:
 		if askedMS > int64(math.MaxInt64/time.Millisecond) {
-			return cap
+			return most
 		}
-		return min(cap, time.Duration(askedMS)*time.Millisecond)
+		return min(most, time.Duration(askedMS)*time.Millisecond)
 	case op.Timeout > 0:
 		return op.Timeout
 	case op.Stream != nil:
@@ -462,13 +468,17 @@ func (r *served) terminal(send func() error, cause error) error {
 	}
 	// Id and place are free as soon as the peer can have read the event.
 	s.mu.Lock()
-	delete(s.serving, r.req.ID)
+	if s.serving[r.req.ID] == r {
+		delete(s.serving, r.req.ID)
+	}
 	r.load.open--
 	s.mu.Unlock()
 	err := send()
 	if errors.Is(err, errNoRoom) || errors.Is(err, wire.ErrFrameTooLarge) {
 		s.mu.Lock()
-		s.serving[r.req.ID] = r
+		if s.serving[r.req.ID] == nil {
+			s.serving[r.req.ID] = r
+		}
 		r.load.open++
 		s.mu.Unlock()
 		r.mu.Unlock()
@@ -477,7 +487,7 @@ func (r *served) terminal(send func() error, cause error) error {
 	r.done = true
 	r.mu.Unlock()
 
-	if cause != ErrTimeout { // the context ends at its deadline by itself
+	if !errors.Is(cause, ErrTimeout) { // the context ends at its deadline by itself
 		r.cancel(cause)
 		r.stop()
 	}

@@ -243,7 +243,7 @@ func (s *Session) close(cause error) {
 // mistake of this package and ends the session only.
 func (s *Session) recovered(where string) {
 	if v := recover(); v != nil {
-		s.log.Error("panic in "+where, "peer", s.peer.PeerName, "err", v, "stack", string(debug.Stack()))
+		s.log.Error("session goroutine panicked", "where", where, "peer", s.peer.PeerName, "err", v, "stack", string(debug.Stack()))
 		s.end(fmt.Errorf("panic in %s: %v", where, v))
 	}
 }

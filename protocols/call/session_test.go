@@ -233,7 +233,7 @@ func TestCALL29ResponderWithoutCredit(t *testing.T) {
 	})
 }
 
-// CALL-3
+// CALL-3: what is too large is refused on its own side.
 func TestCALL3TooLarge(t *testing.T) {
 	big := json.RawMessage(`"` + strings.Repeat("x", 64<<20) + `"`)
 	session := pair(t, known(),
@@ -310,7 +310,7 @@ func TestCALL86Causes(t *testing.T) {
 	})
 }
 
-// CALL-46
+// CALL-46: the end of the session is the end of everything on it.
 func TestCALL46SessionEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, s, running := hold()
@@ -348,7 +348,7 @@ func TestCALL46SessionEnds(t *testing.T) {
 	})
 }
 
-// NODE-63
+// NODE-63: refuse, finish calls, then end subscriptions.
 func TestNODE63Draining(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := serving(t)
@@ -404,7 +404,7 @@ func TestNODE63IdleSessionDrainsAtOnce(t *testing.T) {
 	})
 }
 
-// CALL-51, CALL-36
+// CALL-51, CALL-36: the session's token, unless the call has its own.
 func TestCALL51Token(t *testing.T) {
 	session := pair(t, anonymous(), call.Operation{
 		Spec:    call.Spec{Name: "a/who", Access: auth.Access{RequiredScopes: []string{"admin"}}},

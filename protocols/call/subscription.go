@@ -60,17 +60,13 @@ func (s *Session) Subscribe(ctx context.Context, name string, input any, opts ..
 	sub := &Subscription{s: s, window: o.window, ready: make(chan struct{}, 1)}
 	p := &pending{id: o.id, sub: sub}
 	sub.p = p
-	limit := o.timeout
-	if d, ok := ctx.Deadline(); ok && (limit == 0 || time.Until(d) < limit) {
-		limit = max(time.Until(d), 1)
-	}
-	if limit > 0 {
-		p.deadline = time.Now().Add(limit)
-		req.TimeoutMS = milliseconds(limit)
-	}
+	// A deadline of ctx is kept on this side: told to the peer, it would be
+	// capped there.
 	var timer *time.Timer
-	if limit > 0 {
-		timer = time.AfterFunc(limit, func() { s.abandon(p, timedOut(context.DeadlineExceeded)) })
+	if o.timeout > 0 {
+		p.deadline = time.Now().Add(o.timeout)
+		req.TimeoutMS = milliseconds(o.timeout)
+		timer = time.AfterFunc(o.timeout, func() { s.abandon(p, timedOut(context.DeadlineExceeded)) })
 	}
 	release := context.AfterFunc(ctx, func() { s.abandon(p, contextError(ctx)) })
 	sub.stop = func() {
@@ -86,7 +82,7 @@ func (s *Session) Subscribe(ctx context.Context, name string, input any, opts ..
 	// Either may have fired before p was in the table.
 	if ctx.Err() != nil {
 		s.abandon(p, contextError(ctx))
-	} else if limit > 0 && !time.Now().Before(p.deadline) {
+	} else if timer != nil && !time.Now().Before(p.deadline) {
 		s.abandon(p, timedOut(context.DeadlineExceeded))
 	}
 	return sub, nil
@@ -215,7 +211,7 @@ func (sub *Subscription) overdue(since time.Time) {
 // taken, unless it was this side that ended it.
 func (sub *Subscription) end(err error) {
 	sub.mu.Lock()
-	if e, ok := asError(err); ok && !e.remote && (e.as == ErrAborted || e.Code == CodeTimeout) {
+	if e, ok := asError(err); ok && !e.remote && (errors.Is(e, ErrAborted) || e.Code == CodeTimeout) {
 		sub.items, sub.size = nil, 0
 	}
 	sub.err = err

@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/alkdev/alknet-p2p/protocols"
@@ -52,7 +51,7 @@ func TestSuiteOverSingleStream(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, accepted.Close())
 	_, err = sub.Next(t.Context())
-	assert.ErrorIs(t, err, call.ErrInternal)
+	require.ErrorIs(t, err, call.ErrInternal)
 	<-x.done
 	<-y.done
 }
@@ -76,6 +75,11 @@ func oneWay(t *testing.T, s *call.Session) {
 		}
 		return err == nil
 	}
+	is := func(err, want error) {
+		if !errors.Is(err, want) {
+			t.Errorf("want %v, got %v", want, err)
+		}
+	}
 	expect := func(want, got any) {
 		if fmt.Sprint(want) != fmt.Sprint(got) {
 			t.Errorf("want %v, got %v", want, got)
@@ -92,8 +96,7 @@ func oneWay(t *testing.T, s *call.Session) {
 	expect(len(large), len(out))
 
 	_, err = s.Call(ctx, "test/domain", map[string]any{"Code": "FILE_NOT_FOUND", "Details": map[string]string{"path": "/x"}})
-	var e *call.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*call.Error](err); ok {
 		expect("FILE_NOT_FOUND: told so", e.Error())
 		expect(`{"path":"/x"}`, string(e.Details))
 	} else {
@@ -114,8 +117,8 @@ func oneWay(t *testing.T, s *call.Session) {
 	abort, cancel := context.WithCancel(ctx)
 	time.AfterFunc(10*time.Millisecond, cancel)
 	_, err = s.Call(abort, "test/wait", nil)
-	assert.ErrorIs(t, err, call.ErrAborted)
-	assert.ErrorIs(t, err, context.Canceled)
+	is(err, call.ErrAborted)
+	is(err, context.Canceled)
 
 	var calls []call.BatchCall
 	for i := range 100 {
@@ -124,7 +127,7 @@ func oneWay(t *testing.T, s *call.Session) {
 	calls = append(calls, call.BatchCall{Name: "no/such"})
 	for i, r := range s.Batch(ctx, calls) { // CALL-27
 		if i == 100 {
-			assert.ErrorIs(t, r.Err, call.ErrNotFound)
+			is(r.Err, call.ErrNotFound)
 		} else if check(r.Err) {
 			expect(i, string(r.Output))
 		}
@@ -140,7 +143,7 @@ func oneWay(t *testing.T, s *call.Session) {
 		expect("FILE_NOT_FOUND", spec.Errors[0].Code)
 	}
 	_, err = s.Schema(ctx, "test/hidden")
-	assert.ErrorIs(t, err, call.ErrNotFound)
+	is(err, call.ErrNotFound)
 
 	sub, err = s.Subscribe(ctx, "test/count", 1_000_000, call.WithWindow(4))
 	if check(err) {
@@ -150,12 +153,12 @@ func oneWay(t *testing.T, s *call.Session) {
 		}
 		check(sub.Close())
 		_, err = sub.Next(ctx)
-		assert.ErrorIs(t, err, call.ErrAborted)
+		is(err, call.ErrAborted)
 	}
 
 	sub, err = s.Subscribe(ctx, "test/count", 0)
 	if check(err) {
 		_, err := sub.Next(ctx)
-		assert.ErrorIs(t, err, io.EOF)
+		is(err, io.EOF)
 	}
 }

@@ -157,7 +157,6 @@ type player struct {
 	conn    protocols.Connection
 	session *call.Session
 	handled <-chan error
-	drain   func()
 
 	mu      sync.Mutex
 	streams map[string]*bare
@@ -213,7 +212,7 @@ func play(t *testing.T, file, text string) {
 	time.Sleep(2 * time.Hour) // for handlers that do not listen
 }
 
-// accept names the streams that the node opens a, b, c…
+// accept names the streams that the node opens: a, b, c.
 func (p *player) accept() {
 	for {
 		s, err := p.conn.AcceptStream(p.ctx)

@@ -5,6 +5,7 @@ import (
 	"embed"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"runtime"
 	"strings"
@@ -120,7 +121,7 @@ func TestCALL8LenientBodies(t *testing.T) {
 		f := strings.SplitN(line, "\t", 4)
 		env, err := wire.Scan([]byte(f[3]))
 		require.NoError(t, err, line)
-		require.Equal(t, f[:3], []string{string(env.Type), string(env.ID), string(env.Payload)})
+		require.Equal(t, strings.Join(f[:3], "\t"), fmt.Sprintf("%s\t%s\t%s", env.Type, env.ID, env.Payload))
 	}
 }
 
