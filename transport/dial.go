@@ -388,9 +388,10 @@ func quicOf(c network.Conn) *quic.Conn {
 	return nil
 }
 
-// bestConn is the connection new streams are opened on: a stock one, which is
-// direct, before a magic one; of two magic ones that which the lower peer ID
-// dialled, so that both sides choose the same (PATH-4).
+// bestConn is the connection new streams are opened on: a magic one whose path
+// is direct, else a stock one, which is direct too but breaks when its path
+// does, else a relayed one. Of two magic ones it is that which the lower peer
+// ID dialled, so that both sides choose the same (PATH-4).
 func (h *Host) bestConn(p peer.ID) network.Conn {
 	if !h.running() {
 		return nil
@@ -409,14 +410,17 @@ func (h *Host) bestConn(p peer.ID) network.Conn {
 
 func (h *Host) connRank(c network.Conn) int {
 	var mc *magic.Conn
-	switch {
-	case !c.As(&mc):
+	if !c.As(&mc) {
 		return 3
-	case mc.Outbound() == (h.id < c.RemotePeer()):
-		return 2
-	default:
-		return 1
 	}
+	rank := 1
+	if h.pathOf(c).Kind == PathDirect {
+		rank = 4
+	}
+	if mc.Outbound() == (h.id < c.RemotePeer()) {
+		rank++
+	}
+	return rank
 }
 
 // stockConn is a connection made by a stock transport, TCP before QUIC.

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -369,8 +370,8 @@ const (
 	reapAfter = 5 * time.Second // both sides know both connections by then
 )
 
-// reap closes magic connections that another connection to the same peer has
-// made superfluous, once they carry no stream (PATH-4).
+// reap closes second magic connections to the same peer, once they carry no
+// stream (PATH-4).
 func (h *Host) reap() {
 	tick := time.NewTicker(reapEvery)
 	defer tick.Stop()
@@ -393,17 +394,21 @@ func (h *Host) reap() {
 }
 
 func (h *Host) reapPeer(p peer.ID) {
-	best := h.bestConn(p)
-	left := 0
+	var magics []network.Conn
 	for _, c := range h.libp2p.Network().ConnsToPeer(p) {
-		if c == best || !isMagic(c) {
-			continue
+		if isMagic(c) && !c.IsClosed() {
+			magics = append(magics, c)
 		}
-		if time.Since(c.Stat().Opened) < reapAfter || len(c.GetStreams()) > 0 {
-			left++
-			continue
+	}
+	left := 0
+	for _, c := range magics {
+		if slices.ContainsFunc(magics, func(o network.Conn) bool { return h.connRank(o) > h.connRank(c) }) {
+			if time.Since(c.Stat().Opened) < reapAfter || len(c.GetStreams()) > 0 {
+				left++
+				continue
+			}
+			_ = c.Close()
 		}
-		_ = c.Close()
 	}
 	if left == 0 {
 		h.mu.Lock()

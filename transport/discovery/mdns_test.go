@@ -14,9 +14,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// inNamespace is set in the process that a test starts in a network namespace
-// of its own.
-var inNamespace = flag.Bool("discovery.namespace", false, "run inside a fresh network namespace")
+var (
+	// inNamespace is set in the process that a test starts in a network
+	// namespace of its own.
+	inNamespace = flag.Bool("discovery.namespace", false, "run inside a fresh network namespace")
+	required    = flag.Bool("natlab.required", false, "fail where network namespaces cannot be made, instead of skipping")
+)
 
 // PATH-39: peers of one network find each other on a local network with no
 // relay, no DHT and no internet.
@@ -25,7 +28,7 @@ func TestPATH39MDNS(t *testing.T) {
 		return
 	}
 	if !*inNamespace && !hasMulticast(t) {
-		t.Skip("no interface that can do multicast, and no right to make one")
+		skip(t, "no interface that can do multicast, and no right to make one")
 	}
 	anywhere := libp2p.ListenAddrStrings("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
 	a := newHost(t, 1, anywhere)
@@ -73,7 +76,7 @@ func testNothingFound(t *testing.T, d *Discovery) {
 func TestMDNSWithoutMulticast(t *testing.T) {
 	if !*inNamespace {
 		if !runInNamespace(t) {
-			t.Skip("needs root and Linux, for a network without multicast")
+			skip(t, "needs root and Linux, for a network without multicast")
 		}
 		return
 	}
@@ -96,6 +99,14 @@ func untilFound(t *testing.T, d *Discovery, p peer.ID) (found Found) {
 		return errors.New("not found on the local network")
 	})
 	return found
+}
+
+func skip(t *testing.T, why string) {
+	t.Helper()
+	if *required {
+		t.Fatal(why)
+	}
+	t.Skip(why)
 }
 
 func hasMulticast(t *testing.T) bool {

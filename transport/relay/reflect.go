@@ -1,79 +1,230 @@
 package relay
 
 import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"net"
 	"net/netip"
+	"sync/atomic"
+	"time"
 
 	"github.com/alkdev/alknet-p2p/transport/magic/udp"
 )
 
-const reflectSize = 40
+// First bytes of reflection packets: version 1 of two kinds that disco does
+// not use, so that one socket can carry both and QUIC.
+const (
+	reflectRequest = 0b00_001_100
+	reflectReply   = 0b00_001_101
+)
 
+// Sizes of reflection packets, in bytes. A request is padded to the size of
+// its reply, so that nobody gains by asking in another's name.
+const (
+	reflectTxSize   = 12
+	reflectAddrSize = 16 + 2
+	reflectSize     = 1 + reflectTxSize + reflectAddrSize
+)
+
+// Limits of one Reflector (PATH-14).
+const (
+	reflectPerSource = 100    // replies per second to an IPv4 address or IPv6 /64
+	reflectInAll     = 10_000 // replies per second
+	reflectBurst     = 2      // seconds' worth at once, to one source
+	reflectBuckets   = 1 << 13
+	reflectBuffer    = 2048 // several joined requests; more of one sender are lost
+	reflectBatch     = 8
+)
+
+// ErrReflect says that a packet is no reflection packet of this version.
+var ErrReflect = errors.New("malformed reflection packet")
+
+// AppendReflectRequest appends the question "where do you see me?" (PATH-31).
+// tx ties the reply to it and must be random.
 func AppendReflectRequest(dst []byte, tx [12]byte) []byte {
-	dst = append(dst, 0x0c)
+	dst = append(dst, reflectRequest)
 	dst = append(dst, tx[:]...)
-	return append(dst, make([]byte, reflectSize-13)...)
+	return append(dst, make([]byte, reflectAddrSize)...)
 }
 
+// ParseReflectRequest reads a request. It fails with [ErrReflect].
 func ParseReflectRequest(b []byte) (tx [12]byte, err error) {
-	if len(b) < reflectSize || b[0] != 0x0c {
-		return tx, ErrFrame
+	padding, err := cutReflect(b, reflectRequest, &tx)
+	if err == nil && padding != [reflectAddrSize]byte{} {
+		err = fmt.Errorf("padding is not zero: %w", ErrReflect)
 	}
-	return [12]byte(b[1:13]), nil
+	return tx, err
 }
 
-func AppendReflectReply(dst []byte, tx [12]byte, a netip.AddrPort) []byte {
-	dst = append(dst, 0x0d)
+// AppendReflectReply appends the answer to the request with this tx, which
+// came from the address.
+func AppendReflectReply(dst []byte, tx [12]byte, from netip.AddrPort) []byte {
+	var addr [reflectAddrSize]byte
+	ip := from.Addr().As16()
+	copy(addr[:], ip[:])
+	binary.BigEndian.PutUint16(addr[len(ip):], from.Port())
+	mask(&addr, tx)
+	dst = append(dst, reflectReply)
 	dst = append(dst, tx[:]...)
-	raw := a.Addr().As16()
-	full := append(raw[:], byte(a.Port()>>8), byte(a.Port()))
-	for i := range full {
-		full[i] ^= tx[i%12]
-	}
-	return append(dst, full...)
+	return append(dst, addr[:]...)
 }
 
-func ParseReflectReply(b []byte) (tx [12]byte, a netip.AddrPort, err error) {
-	if len(b) != 31 || b[0] != 0x0d {
-		return tx, a, ErrFrame
+// ParseReflectReply reads a reply: which request it answers and the address
+// from which that came. Whoever takes it must compare tx with what he asked,
+// and the sender with whom. It fails with [ErrReflect].
+func ParseReflectReply(b []byte) (tx [12]byte, from netip.AddrPort, err error) {
+	addr, err := cutReflect(b, reflectReply, &tx)
+	if err != nil {
+		return tx, netip.AddrPort{}, err
 	}
-	tx = [12]byte(b[1:13])
-	var full [18]byte
-	for i := range full {
-		full[i] = b[13+i] ^ tx[i%12]
+	mask(&addr, tx)
+	ip := netip.AddrFrom16([16]byte(addr[:16])).Unmap()
+	from = netip.AddrPortFrom(ip, binary.BigEndian.Uint16(addr[16:]))
+	if from.Port() == 0 || ip.IsUnspecified() || ip.IsMulticast() || ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		return tx, netip.AddrPort{}, fmt.Errorf("nobody sends from %v: %w", from, ErrReflect)
 	}
-	return tx, netip.AddrPortFrom(netip.AddrFrom16([16]byte(full[:16])).Unmap(), uint16(full[16])<<8|uint16(full[17])), nil
+	return tx, from, nil
 }
 
+// cutReflect takes a packet with the given first byte apart.
+func cutReflect(b []byte, first byte, tx *[reflectTxSize]byte) (rest [reflectAddrSize]byte, err error) {
+	if len(b) != reflectSize || b[0] != first {
+		return rest, fmt.Errorf("packet of %d bytes: %w", len(b), ErrReflect)
+	}
+	copy(tx[:], b[1:])
+	copy(rest[:], b[1+reflectTxSize:])
+	return rest, nil
+}
+
+// mask makes the address unreadable to routers that rewrite addresses they
+// find in packets; twice gives it back.
+func mask(addr *[reflectAddrSize]byte, tx [reflectTxSize]byte) {
+	for i := range addr {
+		addr[i] ^= tx[i%len(tx)]
+	}
+}
+
+// ReflectStats are a Reflector's counters since its start.
+type ReflectStats struct {
+	Answered  uint64 // replies sent
+	Malformed uint64 // packets that were no requests
+	Limited   uint64 // requests over a limit
+}
+
+// Reflector tells whoever asks by UDP from which address it is seen (PATH-31).
+// It keeps nothing about anybody but the use of its limits, in a table of
+// fixed size. All methods may be called concurrently.
 type Reflector struct {
-	c    *udp.Conn
-	done chan struct{}
+	conn   *udp.Conn
+	limits *reflectLimits
+	done   chan struct{}
+	stats  struct{ answered, malformed, limited atomic.Uint64 }
 }
 
+// NewReflector answers on the socket, which it owns, until Close. It starts
+// one goroutine.
 func NewReflector(c *udp.Conn) *Reflector {
-	r := &Reflector{c: c, done: make(chan struct{})}
+	r := &Reflector{conn: c, limits: newReflectLimits(), done: make(chan struct{})}
 	go func() {
 		defer close(r.done)
-		ms := make([]udp.Message, 8)
-		for i := range ms {
-			ms[i].Buf = make([]byte, 65536)
-		}
-		for {
-			n, err := c.ReadBatch(ms)
-			if err != nil {
-				return
-			}
-			for _, m := range ms[:n] {
-				if tx, err := ParseReflectRequest(m.Buf[:m.N]); err == nil {
-					_ = c.Write(AppendReflectReply(nil, tx, m.From), m.From, 0, 0)
-				}
-			}
-		}
+		r.serve()
 	}()
 	return r
 }
 
+// Stats returns the counters.
+func (r *Reflector) Stats() ReflectStats {
+	return ReflectStats{
+		Answered:  r.stats.answered.Load(),
+		Malformed: r.stats.malformed.Load(),
+		Limited:   r.stats.limited.Load(),
+	}
+}
+
+// Close closes the socket and returns after the last goroutine. It may be
+// called twice.
 func (r *Reflector) Close() error {
-	err := r.c.Close()
+	err := r.conn.Close()
 	<-r.done
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
 	return err
+}
+
+func (r *Reflector) serve() {
+	ms := make([]udp.Message, reflectBatch)
+	for i := range ms {
+		ms[i].Buf = make([]byte, reflectBuffer)
+	}
+	reply := make([]byte, 0, reflectSize)
+	start := time.Now()
+	for {
+		n, err := r.conn.ReadBatch(ms)
+		if err != nil {
+			return // closed
+		}
+		now := time.Since(start)
+		for i := range ms[:n] {
+			m := &ms[i]
+			size := m.Segment
+			if size == 0 {
+				size = m.N
+			}
+			for b := m.Buf[:m.N]; len(b) > 0; b = b[min(size, len(b)):] {
+				tx, err := ParseReflectRequest(b[:min(size, len(b))])
+				switch {
+				case err != nil:
+					r.stats.malformed.Add(1)
+				case !r.limits.allow(m.From.Addr(), now):
+					r.stats.limited.Add(1)
+				default:
+					reply = AppendReflectReply(reply[:0], tx, m.From)
+					if r.conn.Write(reply, m.From, 0, 0) == nil { // else lost, and asked for again
+						r.stats.answered.Add(1)
+					}
+				}
+			}
+		}
+	}
+}
+
+// reflectLimits limit replies by source and in all. Sources share buckets by a
+// hash that strangers cannot foresee, so the table neither grows nor is searched.
+// It is not for concurrent use.
+type reflectLimits struct {
+	seed    maphash.Seed
+	sources [reflectBuckets]bucket
+	all     bucket
+}
+
+func newReflectLimits() *reflectLimits { return &reflectLimits{seed: maphash.MakeSeed()} }
+
+// allow takes one reply to ip from the limits. now is the time since any
+// moment that stays the same.
+func (l *reflectLimits) allow(ip netip.Addr, now time.Duration) bool {
+	key := ip.As16()
+	size := len(key)
+	if ip.Is6() {
+		size = 8 // one network has all of them
+	}
+	source := &l.sources[maphash.Bytes(l.seed, key[:size])%reflectBuckets]
+	return source.take(now, time.Second/reflectPerSource, reflectBurst*time.Second) &&
+		l.all.take(now, time.Second/reflectInAll, time.Second/10)
+}
+
+// bucket is a token bucket: the time at which it will be full again.
+type bucket time.Duration
+
+// take takes a token, of which one comes every interval and burst's worth at
+// most are kept.
+func (b *bucket) take(now, interval, burst time.Duration) bool {
+	full := max(time.Duration(*b), now) + interval
+	if full > now+burst {
+		return false
+	}
+	*b = bucket(full)
+	return true
 }

@@ -245,8 +245,13 @@ func TestListen(t *testing.T) {
 		network string
 		addr    netip.Addr
 	}{
-		{"udp", v4}, {"tcp4", v4}, {"", v4}, {"udp4", v6}, {"udp6", v4},
-		{"udp6", netip.MustParseAddr("::ffff:127.0.0.1")}, {"udp4", netip.MustParseAddr("203.0.113.1")},
+		{"udp", v4},
+		{"tcp4", v4},
+		{"", v4},
+		{"udp4", v6},
+		{"udp6", v4},
+		{"udp6", netip.MustParseAddr("::ffff:127.0.0.1")},
+		{"udp4", netip.MustParseAddr("203.0.113.1")},
 	} {
 		conn, err := udp.Listen(c.network, netip.AddrPortFrom(c.addr, 0))
 		require.Error(t, err, "%+v", c)
