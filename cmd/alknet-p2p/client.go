@@ -100,7 +100,7 @@ func (c *client) ask(ctx context.Context, what string, r request, each func(mess
 	if err != nil {
 		return c.notRunning(ctx, err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read from
+	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
 		return fmt.Errorf("the node refused the request: %s", strings.TrimSpace(string(text)))

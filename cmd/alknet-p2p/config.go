@@ -318,6 +318,8 @@ func (p *places) at(line, column int, text string) error {
 type duration struct{ time.Duration }
 
 // MarshalText implements encoding.TextMarshaler.
+//
+//nolint:unparam // the interface has the error
 func (d duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
 // UnmarshalText implements encoding.TextUnmarshaler.

@@ -1,9 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -30,7 +30,7 @@ func newConfigPath(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.show(map[string]string{"path": h.config()}, func(w io.Writer) { fmt.Fprintln(w, h.config()) })
+			return a.show(map[string]string{"path": h.config()}, func(w *bytes.Buffer) { fmt.Fprintln(w, h.config()) })
 		},
 	}
 }
@@ -56,7 +56,7 @@ func newConfigCheck(a *app) *cobra.Command {
 			if err != nil {
 				var at *configError
 				if errors.As(err, &at) && !a.json {
-					a.say("%s", at.excerpt())
+					a.sayf("%s", at.excerpt())
 				}
 				return err
 			}
@@ -64,7 +64,7 @@ func newConfigCheck(a *app) *cobra.Command {
 				Path       string `json:"path"`
 				Operations int    `json:"operations"`
 			}{file, len(cfg.Operations)}
-			return a.show(answer, func(w io.Writer) {
+			return a.show(answer, func(w *bytes.Buffer) {
 				fmt.Fprintf(w, "%s: ok, %d operations\n", file, len(cfg.Operations))
 			})
 		},

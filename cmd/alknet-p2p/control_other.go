@@ -2,10 +2,16 @@
 
 package main
 
-import "net"
+import (
+	"context"
+	"net"
+)
 
 // listenPrivate listens on a unix socket; the home's folder keeps others out.
-func listenPrivate(path string) (net.Listener, error) { return net.Listen("unix", path) }
+func listenPrivate(path string) (net.Listener, error) {
+	var l net.ListenConfig
+	return l.Listen(context.Background(), "unix", path)
+}
 
 // sameUser would check who connects, where the system can tell.
 type sameUser struct{ net.Listener }

@@ -166,7 +166,7 @@ func TestInputs(t *testing.T) {
 func FuzzConfig(f *testing.F) {
 	scripts, err := os.ReadFile("testdata/config.txt")
 	require.NoError(f, err)
-	for _, file := range strings.Split(string(scripts), "\n-- ") {
+	for file := range strings.SplitSeq(string(scripts), "\n-- ") {
 		if _, text, ok := strings.Cut(file, " --\n"); ok {
 			f.Add([]byte(text))
 		}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"net"
 	"os"
 	"syscall"
@@ -13,7 +14,8 @@ import (
 func listenPrivate(path string) (net.Listener, error) {
 	old := syscall.Umask(0o177)
 	defer syscall.Umask(old)
-	return net.Listen("unix", path)
+	var l net.ListenConfig
+	return l.Listen(context.Background(), "unix", path)
 }
 
 // sameUser is a listener that takes connections of this user and of root only.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -195,8 +196,8 @@ func (d *demo) step(step, detail string) error {
 
 // close stops the nodes, the relay last.
 func (d *demo) close() {
-	for i := len(d.nodes) - 1; i >= 0; i-- {
-		_ = d.nodes[i].Close()
+	for _, n := range slices.Backward(d.nodes) {
+		_ = n.Close()
 	}
 }
 

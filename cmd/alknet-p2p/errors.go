@@ -78,23 +78,20 @@ func (a *app) fail(ctx context.Context, err error) int {
 	if a.json {
 		_ = writeJSON(a.err, map[string]*failure{"error": f})
 	} else {
-		fmt.Fprintf(a.err, "alknet-p2p: %s\n", oneLine(f.Error()))
+		a.tellf("alknet-p2p: %s", oneLine(f.Error()))
 	}
 	return f.exit
 }
 
 // asFailure finds or makes the failure of an error.
 func asFailure(err error) *failure {
-	var f *failure
-	if errors.As(err, &f) {
+	if f, ok := errors.AsType[*failure](err); ok {
 		return f
 	}
-	var config *configError
-	if errors.As(err, &config) {
+	if config, ok := errors.AsType[*configError](err); ok {
 		return failf(exitUsage, codeConfig, "%s", config)
 	}
-	var called *call.Error
-	if errors.As(err, &called) {
+	if called, ok := errors.AsType[*call.Error](err); ok {
 		return callFailure(called)
 	}
 	return localFailure(err)

@@ -30,11 +30,11 @@ func (a *app) home() (home, error) {
 	if err != nil {
 		return "", err
 	}
-	real, err := filepath.EvalSymlinks(dir)
+	resolved, err := filepath.EvalSymlinks(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return home(dir), nil
 	}
-	return home(real), err
+	return home(resolved), err
 }
 
 // make makes the folder if it is not there, and refuses one that others can

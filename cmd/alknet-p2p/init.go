@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"math/big"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -47,8 +49,8 @@ On a terminal init asks for what it needs. Without one it needs
 			if err != nil {
 				return err
 			}
-			err = a.show(newKeyAnswer(info, nil), func(w io.Writer) { printKey(w, info) })
-			a.say("Now start the node: alknet-p2p --home %s up", quote(string(h)))
+			err = a.show(newKeyAnswer(info, nil), func(w *bytes.Buffer) { printKey(w, info) })
+			a.sayf("Now start the node: alknet-p2p --home %s up", quote(string(h)))
 			return err
 		},
 	}
@@ -174,9 +176,9 @@ func (a *app) newPassphrase(file string) ([]byte, error) {
 		}
 		clear(first)
 		if same {
-			a.tell("It must not be empty.")
+			a.tellf("It must not be empty.")
 		} else {
-			a.tell("They differ.")
+			a.tellf("They differ.")
 		}
 	}
 }
@@ -186,7 +188,7 @@ func (a *app) newPassphrase(file string) ([]byte, error) {
 func (a *app) handOver(words *vault.Mnemonic, file string) error {
 	if file != "" {
 		return writeSecretFile(file, func(w io.Writer) (err error) {
-			useErr := words.Use(func(phrase []byte) { _, err = w.Write(append(phrase[:len(phrase):len(phrase)], '\n')) })
+			useErr := words.Use(func(phrase []byte) { _, err = w.Write(append(slices.Clip(phrase), '\n')) })
 			return errors.Join(useErr, err)
 		})
 	}
@@ -194,15 +196,15 @@ func (a *app) handOver(words *vault.Mnemonic, file string) error {
 	if err := words.Use(func(phrase []byte) { list = strings.Fields(string(phrase)) }); err != nil {
 		return err
 	}
-	a.tell("\nThese words are the key of this node. Write them down on paper, in this order;\nthey are shown only now.\n")
+	a.tellf("\nThese words are the key of this node. Write them down on paper, in this order;\nthey are shown only now.\n")
 	for i := 0; i < len(list); i += 4 {
 		row := make([]string, 0, 4)
 		for j := i; j < min(i+4, len(list)); j++ {
 			row = append(row, fmt.Sprintf("%2d %-10s", j+1, list[j]))
 		}
-		a.tell("  %s", strings.TrimRight(strings.Join(row, "  "), " "))
+		a.tellf("  %s", strings.TrimRight(strings.Join(row, "  "), " "))
 	}
-	a.tell("")
+	a.tellf("")
 	for range 2 {
 		if err := a.askBack(list); err != nil {
 			return err
@@ -226,7 +228,7 @@ func (a *app) askBack(list []string) error {
 		if strings.EqualFold(got, list[i]) {
 			return nil
 		}
-		a.tell("That is not word %d.", i+1)
+		a.tellf("That is not word %d.", i+1)
 	}
 	return failf(exitFailed, codeFailed, "the words were not written down; nothing was made")
 }

@@ -1,9 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
-	"io"
 
 	"github.com/mdp/qrterminal/v3"
 	"github.com/spf13/cobra"
@@ -45,7 +45,7 @@ there while the node runs.`,
 			if err != nil {
 				return err
 			}
-			return a.show(newKeyAnswer(info, ticket), func(w io.Writer) {
+			return a.show(newKeyAnswer(info, ticket), func(w *bytes.Buffer) {
 				printKey(w, info)
 				if ticket != nil {
 					fmt.Fprintf(w, "ticket    %s\n", *ticket)
@@ -77,7 +77,7 @@ this node by it.`,
 			if err != nil {
 				return err
 			}
-			return a.show(map[string]string{"ticket": ticket}, func(w io.Writer) {
+			return a.show(map[string]string{"ticket": ticket}, func(w *bytes.Buffer) {
 				fmt.Fprintln(w, ticket)
 				if qr {
 					printQR(w, ticket)
@@ -101,10 +101,10 @@ func runningTicket(ctx context.Context, h home) (*string, error) {
 	return &ticket, nil
 }
 
-func printKey(w io.Writer, info *vault.Info) {
+func printKey(w *bytes.Buffer, info *vault.Info) {
 	fmt.Fprintf(w, "node key  %s\npeer ID   %s\n", info.Identity, info.PeerID)
 }
 
-func printQR(w io.Writer, text string) {
+func printQR(w *bytes.Buffer, text string) {
 	qrterminal.GenerateHalfBlock(text, qrterminal.L, w)
 }

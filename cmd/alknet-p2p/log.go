@@ -16,7 +16,7 @@ import (
 func (a *app) logger(level slog.Level) *slog.Logger {
 	handler := func(level slog.Level) slog.Handler {
 		if isTerminal(a.err) {
-			return tint.NewHandler(a.err, &tint.Options{
+			return tint.NewTextHandler(a.err, &tint.Options{
 				Level: level, TimeFormat: time.TimeOnly, NoColor: os.Getenv("NO_COLOR") != "",
 			})
 		}

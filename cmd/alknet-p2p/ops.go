@@ -1,7 +1,7 @@
 package main
 
 import (
-	"io"
+	"bytes"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,7 +23,7 @@ func newOps(a *app) *cobra.Command {
 					return err
 				}
 				answer := map[string][]call.OperationInfo{"operations": ops}
-				return a.show(answer, func(w io.Writer) {
+				return a.show(answer, func(w *bytes.Buffer) {
 					rows := [][]string{{"OPERATION", "TYPE"}}
 					for _, op := range ops {
 						rows = append(rows, []string{oneLine(op.Name), oneLine(string(op.Type))})

@@ -1,8 +1,8 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 
@@ -76,7 +76,7 @@ func newPeerLs(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.show(map[string][]auth.PeerEntry{"peers": cfg.Auth.Peers}, func(w io.Writer) {
+			return a.show(map[string][]auth.PeerEntry{"peers": cfg.Auth.Peers}, func(w *bytes.Buffer) {
 				rows := [][]string{{"NAME", "KEY", "SCOPES"}}
 				for _, e := range cfg.Auth.Peers {
 					name := string(e.PeerName)
@@ -195,7 +195,7 @@ func (a *app) loadPeers() (*auth.Config, error) {
 }
 
 func (a *app) showPeer(e *auth.PeerEntry) error {
-	return a.show(e, func(w io.Writer) {
+	return a.show(e, func(w *bytes.Buffer) {
 		fmt.Fprintf(w, "%s\n", e.PeerName)
 		for _, f := range e.Fingerprints {
 			fmt.Fprintf(w, "  key    %s\n", f)

@@ -98,7 +98,7 @@ func (n localNode) subscribe(ctx context.Context, r request, item func(json.RawM
 	if err != nil {
 		return err
 	}
-	defer sub.Close() //nolint:errcheck // the subscription is over or given up
+	defer sub.Close()
 	for {
 		v, err := sub.Next(ctx)
 		if errors.Is(err, io.EOF) {

@@ -46,7 +46,7 @@ func TestScripts(t *testing.T) {
 		},
 		Setup: func(env *testscript.Env) error {
 			// A short one: a socket's path must fit.
-			home, err := os.MkdirTemp("", "alknet")
+			home, err := os.MkdirTemp("", "alknet") //nolint:usetesting // t.TempDir is too long
 			if err != nil {
 				return err
 			}
@@ -64,8 +64,7 @@ func refuses(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	err := ts.Exec("alknet-p2p", args[1:]...)
 	code := 0
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		code = exit.ExitCode()
 	}
 	if want, err := strconv.Atoi(args[0]); err != nil || code != want {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -29,9 +30,9 @@ func newStatus(a *app) *cobra.Command {
 					return err
 				}
 				if watch && !a.json && isTerminal(a.out) {
-					fmt.Fprint(a.out, "\x1b[H\x1b[2J") // from the top of an empty screen
+					_, _ = io.WriteString(a.out, "\x1b[H\x1b[2J") // from the top of an empty screen
 				}
-				if err := a.show(st, func(w io.Writer) { a.printStatus(w, st) }); err != nil || !watch {
+				if err := a.show(st, func(w *bytes.Buffer) { a.printStatus(w, st) }); err != nil || !watch {
 					return err
 				}
 				if err := sleep(cmd.Context(), time.Second); err != nil {
@@ -44,7 +45,7 @@ func newStatus(a *app) *cobra.Command {
 	return cmd
 }
 
-func (a *app) printStatus(w io.Writer, st *node.Status) {
+func (a *app) printStatus(w *bytes.Buffer, st *node.Status) {
 	online := a.colour(yellow, "not online yet")
 	if st.Online {
 		online = a.colour(green, "online")

@@ -19,18 +19,20 @@ import (
 // that with -q. Text that a peer chose is never printed raw: it could steer
 // the terminal.
 
-// say talks to the person on standard error.
-func (a *app) say(format string, args ...any) {
+// sayf talks to the person on standard error.
+func (a *app) sayf(format string, args ...any) {
 	if !a.quiet {
-		fmt.Fprintf(a.err, format+"\n", args...)
+		a.tellf(format, args...)
 	}
 }
 
-// tell talks to a person who is being asked something, with -q too.
-func (a *app) tell(format string, args ...any) { fmt.Fprintf(a.err, format+"\n", args...) }
+// tellf talks to a person who is being asked something, with -q too.
+func (a *app) tellf(format string, args ...any) {
+	_, _ = fmt.Fprintf(a.err, format+"\n", args...) // nobody else to tell
+}
 
 // show prints an answer: v with --json, else what human prints.
-func (a *app) show(v any, human func(w io.Writer)) error {
+func (a *app) show(v any, human func(w *bytes.Buffer)) error {
 	if a.json {
 		return writeJSON(a.out, v)
 	}
@@ -54,10 +56,10 @@ const (
 )
 
 // table prints rows in columns; cells must be printable.
-func table(w io.Writer, rows [][]string) {
+func table(w *bytes.Buffer, rows [][]string) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
-		fmt.Fprintln(t, strings.TrimRight(strings.Join(row, "\t"), "\t"))
+		_, _ = io.WriteString(t, strings.TrimRight(strings.Join(row, "\t"), "\t")+"\n") // into memory
 	}
 	_ = t.Flush()
 }

@@ -1,13 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/signal"
+	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -94,7 +96,7 @@ func (a *app) up(ctx context.Context, f upFlags) error {
 	}
 	a.warnOfOpenOperations(cfg)
 	a.serve(ctx, n)
-	a.say("Stopping.")
+	a.sayf("Stopping.")
 	return n.close()
 }
 
@@ -108,7 +110,7 @@ func (a *app) needVault(h home, p passphraseFlags) error {
 		return failf(exitFailed, codeNoVault,
 			"%s holds no vault; make one: alknet-p2p --home %s init --passphrase-file FILE --words-file FILE", h, quote(string(h)))
 	}
-	a.tell("%s holds no vault yet, so this node has no key. Let us make one.", h)
+	a.tellf("%s holds no vault yet, so this node has no key. Let us make one.", h)
 	_, err = a.initialise(h, initFlags{passphrase: p, workFactor: a.workFactor})
 	return err
 }
@@ -121,10 +123,10 @@ func (a *app) announce(h home, n *runningNode) error {
 		Ticket  string `json:"ticket"`
 		Home    string `json:"home"`
 	}{n.Key(), n.ID().String(), n.Ticket(), string(h)}
-	err := a.show(answer, func(w io.Writer) {
+	err := a.show(answer, func(w *bytes.Buffer) {
 		fmt.Fprintf(w, "node key  %s\npeer ID   %s\nticket    %s\n", answer.NodeKey, answer.PeerID, answer.Ticket)
 	})
-	a.say("Others join with: alknet-p2p up --join %s", answer.Ticket)
+	a.sayf("Others join with: alknet-p2p up --join %s", answer.Ticket)
 	return err
 }
 
@@ -132,7 +134,7 @@ func (a *app) announce(h home, n *runningNode) error {
 func (a *app) warnOfOpenOperations(cfg *config) {
 	for _, o := range cfg.Operations {
 		if o.Scopes != nil && len(o.Scopes) == 0 {
-			a.say("Warning: anyone who knows the key can call %s (scopes = []).", oneLine(o.Name))
+			a.sayf("Warning: anyone who knows the key can call %s (scopes = []).", oneLine(o.Name))
 		}
 	}
 }
@@ -143,24 +145,18 @@ func (a *app) serve(ctx context.Context, n *runningNode) {
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 	started := time.Now()
-	online := make(chan error, 1)
-	waiting, cancel := context.WithCancel(ctx)
-	go func() { online <- n.Online(waiting) }()
-	waits := true
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
+	waiting.Go(func() {
+		if n.Online(ctx) == nil {
+			a.sayf("Online after %s; stop with ^C.", time.Since(started).Round(time.Millisecond))
+		}
+	})
 	for {
 		select {
-		case err := <-online:
-			if waits = false; err == nil {
-				a.say("Online after %s; stop with ^C.", time.Since(started).Round(time.Millisecond))
-			}
-			online = nil
 		case <-hangup:
 			_ = n.reload() // it has logged why not
 		case <-ctx.Done():
-			cancel()
-			if waits {
-				<-online
-			}
 			return
 		}
 	}
@@ -186,7 +182,7 @@ func (r *bitRate) String() string {
 	if !r.set {
 		return ""
 	}
-	return fmt.Sprint(r.perSecond)
+	return strconv.FormatInt(r.perSecond, 10)
 }
 
 // Set implements pflag.Value.

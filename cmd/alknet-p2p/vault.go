@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"crypto/ed25519"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -52,7 +51,7 @@ func (a *app) openVault(h home, p passphraseFlags) (*nodeKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer v.Close() //nolint:errcheck // always nil
+	defer v.Close()
 	info, err := vault.ReadInfo(string(h))
 	if err != nil {
 		return nil, err
@@ -87,15 +86,17 @@ func (a *app) interactive() bool { return isTerminal(a.in) && isTerminal(a.err) 
 
 // secretLine asks for a line without showing it.
 func (a *app) secretLine(prompt string) ([]byte, error) {
-	fmt.Fprint(a.err, prompt)
+	a.prompt(prompt)
 	line, err := term.ReadPassword(int(a.in.Fd()))
-	fmt.Fprintln(a.err)
+	a.tellf("")
 	return line, err
 }
 
+func (a *app) prompt(text string) { _, _ = io.WriteString(a.err, text) }
+
 // line asks for a line that may be seen.
 func (a *app) line(prompt string) (string, error) {
-	fmt.Fprint(a.err, prompt)
+	a.prompt(prompt)
 	text, err := bufio.NewReader(a.in).ReadString('\n')
 	if errors.Is(err, io.EOF) && text != "" {
 		err = nil

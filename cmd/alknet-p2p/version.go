@@ -1,8 +1,8 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
-	"io"
 	"runtime"
 
 	"github.com/spf13/cobra"
@@ -23,7 +23,7 @@ func newVersion(a *app) *cobra.Command {
 				OS      string `json:"os"`
 				Arch    string `json:"arch"`
 			}{version, runtime.Version(), runtime.GOOS, runtime.GOARCH}
-			return a.show(v, func(w io.Writer) {
+			return a.show(v, func(w *bytes.Buffer) {
 				fmt.Fprintf(w, "alknet-p2p %s (%s, %s/%s)\n", v.Version, v.Go, v.OS, v.Arch)
 			})
 		},

@@ -276,7 +276,7 @@ func lookProgram(argv []string) (string, error) {
 		}
 		return name, executable(name)
 	}
-	for _, dir := range strings.Split(ExecPath, ":") {
+	for dir := range strings.SplitSeq(ExecPath, ":") {
 		path := dir + "/" + name
 		if executable(path) == nil {
 			return path, nil

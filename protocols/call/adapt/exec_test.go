@@ -162,10 +162,10 @@ func TestNothingIsInherited(t *testing.T) {
 	// A descriptor that is not close-on-exec, as a careless parent leaves it.
 	file, err := os.CreateTemp(t.TempDir(), "")
 	require.NoError(t, err)
-	defer file.Close() //nolint:errcheck // only here to be open
+	defer file.Close()
 	leaky, err := syscall.Dup(int(file.Fd()))
 	require.NoError(t, err)
-	defer syscall.Close(leaky) //nolint:errcheck // only here to be open
+	defer syscall.Close(leaky)
 	op, err := adapt.Exec(adapt.ExecConfig{Name: "fd/list", Argv: []string{"ls", "/dev/fd/"}, Output: adapt.ExecOutputText})
 	require.NoError(t, err)
 	got, err = once(t.Context(), op, `{}`)
