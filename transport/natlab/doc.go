@@ -69,9 +69,11 @@
 //	NATReset        the NAT reboots: all mappings gone
 //	NATShuffle      the same, and from then on it gives other public ports
 //	Dark, Light     the uplink silently drops everything, until Light or for a time
+//	Deaf, Mute      the same in one direction: to the host, or from it
+//	Cut, Mend       the internet drops everything between two sites
 //	Unplug, Plug    the host's own interface goes down, until Plug or for a time
 //	Kill            SIGKILL to all programs of a host; its kernel answers with RST and ICMP
-//	SetLink         another delay, loss or rate on a cable
+//	SetLink         another delay, loss, rate or MTU on a cable
 //
 // # Limits
 //

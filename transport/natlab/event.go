@@ -100,15 +100,68 @@ func (m *member) resetRouters(shuffle bool) error {
 // packet, silently, until [Lab.Light] or, if d is not zero, for d. It returns
 // at once.
 func (l *Lab) Dark(host string, d time.Duration) error {
-	return l.event("dark", host, func(m *member) error {
+	return l.darken("dark", host, inward|outward, d)
+}
+
+// Deaf is [Lab.Dark] in one direction: nothing from the internet reaches the
+// host's site, what it sends still arrives.
+func (l *Lab) Deaf(host string, d time.Duration) error { return l.darken("deaf", host, inward, d) }
+
+// Mute is the other direction: the host's site hears, but nothing it sends
+// arrives.
+func (l *Lab) Mute(host string, d time.Duration) error { return l.darken("mute", host, outward, d) }
+
+func (l *Lab) darken(what, host string, s shade, d time.Duration) error {
+	return l.event(what, host, func(m *member) error {
 		u := m.edge()
 		l.arm("dark "+u.far, d, u.light)
 
-		return u.dark()
+		return u.dark(s)
 	})
 }
 
-// Light ends [Lab.Dark].
+// Cut makes the internet swallow every packet between the sites of two hosts,
+// silently, until [Lab.Mend] or, if d is not zero, for d. Both reach everybody
+// else, and the cut stays when their addresses change. It returns at once.
+func (l *Lab) Cut(host, other string, d time.Duration) error {
+	return l.event("cut", host, func(m *member) error {
+		a, b, err := l.pair(m, other)
+		if err != nil {
+			return err
+		}
+		l.arm(cutName(a, b), d, func() error { return a.mend(b) })
+
+		return a.cut(b)
+	})
+}
+
+// Mend ends [Lab.Cut].
+func (l *Lab) Mend(host, other string) error {
+	return l.event("mend", host, func(m *member) error {
+		a, b, err := l.pair(m, other)
+		if err != nil {
+			return err
+		}
+		l.disarm(cutName(a, b))
+
+		return a.mend(b)
+	})
+}
+
+// pair are the cables of a host and of another one, which must be two.
+func (l *Lab) pair(m *member, other string) (a, b *uplink, err error) {
+	o, err := l.member(other)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%q: %w", other, err)
+	}
+	if a, b = m.edge(), o.edge(); a == b {
+		return nil, nil, fmt.Errorf("%q is at the same site", other)
+	}
+
+	return a, b, nil
+}
+
+// Light ends [Lab.Dark], [Lab.Deaf] and [Lab.Mute].
 func (l *Lab) Light(host string) error {
 	return l.event("light", host, func(m *member) error {
 		u := m.edge()

@@ -48,6 +48,9 @@ func (l *Lab) newUplink(host string, space namespace, dev string) (*uplink, erro
 		}
 		u.wire = w
 		l.wires = append(l.wires, w)
+		if err := u.setMTU(link); err != nil {
+			return nil, err
+		}
 	} else {
 		err := ip(fmt.Sprintf("link add name %s netns %s type veth peer name %s netns %s", dev, space, u.far, l.inet))
 		if err != nil {
@@ -126,17 +129,54 @@ func (u *uplink) remove() error {
 
 const darkTable = "add table inet natlab_dark\ndelete table inet natlab_dark\n"
 
-// dark makes the cable swallow everything, both ways, before anything else in
-// the namespace sees it.
-func (u *uplink) dark() error {
-	return u.space.nft(darkTable + fmt.Sprintf(`table inet natlab_dark {
-	chain in { type filter hook prerouting priority -500; policy accept; iifname %q drop; }
-	chain out { type filter hook postrouting priority 500; policy accept; oifname %q drop; }
-}
-`, u.dev, u.dev))
+// shade is the directions in which a cable swallows everything.
+type shade int
+
+const (
+	inward shade = 1 << iota
+	outward
+)
+
+// dark makes the cable swallow everything in the directions given, before
+// anything else in the namespace sees it.
+func (u *uplink) dark(s shade) error {
+	var chains string
+	if s&inward != 0 {
+		chains += fmt.Sprintf("\tchain in { type filter hook prerouting priority -500; policy accept; iifname %q drop; }\n", u.dev)
+	}
+	if s&outward != 0 {
+		chains += fmt.Sprintf("\tchain out { type filter hook postrouting priority 500; policy accept; oifname %q drop; }\n", u.dev)
+	}
+
+	return u.space.nft(darkTable + "table inet natlab_dark {\n" + chains + "}\n")
 }
 
 func (u *uplink) light() error { return u.space.nft(darkTable) }
+
+// cut makes the internet swallow everything between two sites.
+func (u *uplink) cut(other *uplink) error {
+	return u.inet.nft(cutTable(u, other) + fmt.Sprintf(`table inet %[1]s {
+	chain between {
+		type filter hook forward priority 0; policy accept;
+		iifname %[2]q oifname %[3]q drop
+		iifname %[3]q oifname %[2]q drop
+	}
+}
+`, cutName(u, other), u.far, other.far))
+}
+
+func (u *uplink) mend(other *uplink) error { return u.inet.nft(cutTable(u, other)) }
+
+func cutName(a, b *uplink) string {
+	return fmt.Sprintf("natlab_cut_%d_%d", min(a.site, b.site), max(a.site, b.site))
+}
+
+// cutTable makes sure that there is no table.
+func cutTable(a, b *uplink) string {
+	name := cutName(a, b)
+
+	return fmt.Sprintf("add table inet %[1]s\ndelete table inet %[1]s\n", name)
+}
 
 // setLink changes a cable that was laid with settings.
 func (u *uplink) setLink(link Link) error {
@@ -144,5 +184,19 @@ func (u *uplink) setLink(link Link) error {
 		return errors.New("its cable has no settings: name the host in Config.Links")
 	}
 
+	if err := u.setMTU(link); err != nil {
+		return err
+	}
+
 	return u.wire.set(link)
+}
+
+// setMTU tells both ends of the cable.
+func (u *uplink) setMTU(link Link) error {
+	mtu := link.deviceMTU()
+	if err := u.space.ip(fmt.Sprintf("link set %s mtu %d", u.dev, mtu)); err != nil {
+		return err
+	}
+
+	return u.inet.ip(fmt.Sprintf("link set %s mtu %d", u.far, mtu))
 }
