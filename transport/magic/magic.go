@@ -188,6 +188,11 @@ func (t *Transport) handshake(ctx context.Context, p peer.ID, key relay.Key, add
 		if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil {
 			return nil, cause
 		}
+		var idle *quic.IdleTimeoutError
+		var late *quic.HandshakeTimeoutError
+		if errors.As(err, &idle) || errors.As(err, &late) {
+			return nil, fmt.Errorf("%w: it does not answer", ErrUnreachable)
+		}
 		return nil, parseError(err)
 	}
 	return c, nil
