@@ -73,7 +73,12 @@ func (p port) Send(_, to relay.Key, kind relay.FrameType, ecn byte, payload []by
 	p.h.mu.Lock()
 	defer p.h.mu.Unlock()
 	target := p.h.sockets[to]
-	if target == nil || p.h.wires == nil {
+	if p.h.wires == nil {
+		return nil
+	}
+	if target == nil {
+		self := p.h.sockets[p.self]
+		p.h.wg.Go(func() { self.PeerGone(hubKey, to) })
 		return nil
 	}
 	pair := [2]relay.Key{p.self, to}
