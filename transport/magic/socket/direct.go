@@ -284,7 +284,7 @@ func (p *peer) candidate(a netip.AddrPort) {
 // probeable refuses what no peer can be at (PATH-14).
 func (p *peer) probeable(a netip.AddrPort) bool {
 	ip := a.Addr()
-	if a.Port() == 0 || ip.IsUnspecified() || ip.IsMulticast() || ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+	if a.Port() == 0 || ip.IsUnspecified() || ip.IsMulticast() || ip.IsLinkLocalUnicast() || ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return false
 	}
 	if ip.IsLoopback() && !p.s.cfg.Loopback {
@@ -323,7 +323,7 @@ func (p *peer) mayProbe(a netip.AddrPort, all []netip.AddrPort) bool {
 
 // local tells that an address means something on its own network only.
 func local(ip netip.Addr) bool {
-	return ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast() || carrierNAT.Contains(ip)
+	return ip.IsPrivate() || ip.IsLoopback() || carrierNAT.Contains(ip)
 }
 
 // carrierNAT is RFC 6598.
