@@ -71,9 +71,13 @@ func usagef(format string, args ...any) *failure { return failf(exitUsage, codeU
 
 // fail prints err in the form asked for and returns the exit code.
 func (a *app) fail(ctx context.Context, err error) int {
-	f := asFailure(err)
-	if ctx.Err() != nil && f.exit != exitDone {
+	f, ok := errors.AsType[*failure](err)
+	switch {
+	case ok:
+	case ctx.Err() != nil:
 		f = failf(exitInterrupted, codeInterrupted, "interrupted")
+	default:
+		f = asFailure(err)
 	}
 	if a.json {
 		_ = writeJSON(a.err, map[string]*failure{"error": f})

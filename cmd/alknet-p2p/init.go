@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -40,12 +41,12 @@ On a terminal init asks for what it needs. Without one it needs
   alknet-p2p init --restore - --passphrase-file pass < words
   alknet-p2p init --passphrase-file pass --words-file words`,
 		Args: noArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			h, err := a.home()
 			if err != nil {
 				return err
 			}
-			info, err := a.initialise(h, f)
+			info, err := a.initialise(cmd.Context(), h, f)
 			if err != nil {
 				return err
 			}
@@ -70,7 +71,7 @@ func (p *passphraseFlags) add(cmd *cobra.Command) {
 }
 
 // initialise makes the vault of a home.
-func (a *app) initialise(h home, f initFlags) (*vault.Info, error) {
+func (a *app) initialise(ctx context.Context, h home, f initFlags) (*vault.Info, error) {
 	if info, err := vault.ReadInfo(string(h)); err == nil {
 		return nil, failf(exitFailed, codeExists, "there is a vault in %s already, of %s", h, info.Identity)
 	}
@@ -94,18 +95,18 @@ func (a *app) initialise(h home, f initFlags) (*vault.Info, error) {
 		defer clear(bip39)
 		options.BIP39Passphrase = bip39
 	}
-	words, err := a.words(f)
+	words, err := a.words(ctx, f)
 	if err != nil {
 		return nil, err
 	}
 	defer words.Wipe()
-	passphrase, err := a.newPassphrase(f.passphrase.file)
+	passphrase, err := a.newPassphrase(ctx, f.passphrase.file)
 	if err != nil {
 		return nil, err
 	}
 	defer clear(passphrase)
 	if f.restore == "" {
-		if err := a.handOver(words, f.wordsFile); err != nil {
+		if err := a.handOver(ctx, words, f.wordsFile); err != nil {
 			return nil, err
 		}
 	}
@@ -117,7 +118,7 @@ func (a *app) initialise(h home, f initFlags) (*vault.Info, error) {
 }
 
 // words are the ones to restore from, or new ones.
-func (a *app) words(f initFlags) (*vault.Mnemonic, error) {
+func (a *app) words(ctx context.Context, f initFlags) (*vault.Mnemonic, error) {
 	var text []byte
 	var err error
 	switch {
@@ -126,7 +127,7 @@ func (a *app) words(f initFlags) (*vault.Mnemonic, error) {
 	case f.restore != "-":
 		text, err = vault.ReadPassphraseFile(f.restore)
 	case a.interactive():
-		text, err = a.secretLine("The words, separated by spaces (they are not shown): ")
+		text, err = a.secretLine(ctx, "The words, separated by spaces (they are not shown): ")
 	default:
 		text, err = readSecret(a.in)
 	}
@@ -156,16 +157,16 @@ func readSecret(r io.Reader) ([]byte, error) {
 }
 
 // newPassphrase reads one from a file, or asks for it twice.
-func (a *app) newPassphrase(file string) ([]byte, error) {
+func (a *app) newPassphrase(ctx context.Context, file string) ([]byte, error) {
 	if file != "" {
 		return vault.ReadPassphraseFile(file)
 	}
 	for {
-		first, err := a.secretLine("A passphrase to seal the key with: ")
+		first, err := a.secretLine(ctx, "A passphrase to seal the key with: ")
 		if err != nil {
 			return nil, err
 		}
-		second, err := a.secretLine("The same again: ")
+		second, err := a.secretLine(ctx, "The same again: ")
 		if err != nil {
 			return nil, err
 		}
@@ -185,7 +186,7 @@ func (a *app) newPassphrase(file string) ([]byte, error) {
 
 // handOver gives new words to their owner: into a file, or on the terminal,
 // where two of them are asked back before anything depends on them.
-func (a *app) handOver(words *vault.Mnemonic, file string) error {
+func (a *app) handOver(ctx context.Context, words *vault.Mnemonic, file string) error {
 	if file != "" {
 		return writeSecretFile(file, func(w io.Writer) (err error) {
 			useErr := words.Use(func(phrase []byte) { _, err = w.Write(append(slices.Clip(phrase), '\n')) })
@@ -206,7 +207,7 @@ func (a *app) handOver(words *vault.Mnemonic, file string) error {
 	}
 	a.tellf("")
 	for range 2 {
-		if err := a.askBack(list); err != nil {
+		if err := a.askBack(ctx, list); err != nil {
 			return err
 		}
 	}
@@ -214,14 +215,14 @@ func (a *app) handOver(words *vault.Mnemonic, file string) error {
 }
 
 // askBack asks for one of the words until it is right.
-func (a *app) askBack(list []string) error {
+func (a *app) askBack(ctx context.Context, list []string) error {
 	n, err := rand.Int(rand.Reader, big.NewInt(int64(len(list))))
 	if err != nil {
 		return err
 	}
 	i := int(n.Int64())
 	for range 3 {
-		got, err := a.line(fmt.Sprintf("Word %d: ", i+1))
+		got, err := a.line(ctx, fmt.Sprintf("Word %d: ", i+1))
 		if err != nil {
 			return err
 		}

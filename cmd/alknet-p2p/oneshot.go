@@ -39,7 +39,7 @@ func (a *app) withNode(ctx context.Context, f targetFlags, do func(peerNode) err
 	if err != nil {
 		return err
 	}
-	if err := a.needVault(h, f.passphrase); err != nil {
+	if err := a.needVault(ctx, h, f.passphrase); err != nil {
 		return err
 	}
 	unlock, err := h.lock()
@@ -47,7 +47,7 @@ func (a *app) withNode(ctx context.Context, f targetFlags, do func(peerNode) err
 		return err
 	}
 	defer unlock()
-	key, err := a.openVault(h, f.passphrase)
+	key, err := a.openVault(ctx, h, f.passphrase)
 	if err != nil {
 		return err
 	}

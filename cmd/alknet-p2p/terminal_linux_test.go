@@ -95,14 +95,19 @@ func (p *person) expect(pattern string) []string {
 // typesSecret types what must not be shown, once the terminal hides it.
 func (p *person) typesSecret(text string) {
 	p.t.Helper()
-	raw, err := p.keyboard.SyscallConn()
-	require.NoError(p.t, err)
-	require.Eventually(p.t, func() bool {
-		var mode *unix.Termios
-		require.NoError(p.t, raw.Control(func(fd uintptr) { mode, err = unix.IoctlGetTermios(int(fd), unix.TCGETS) }))
-		return err == nil && mode.Lflag&unix.ECHO == 0
-	}, 20*time.Second, time.Millisecond, "the terminal shows what is typed")
+	require.Eventually(p.t, p.hidden, 20*time.Second, time.Millisecond, "the terminal shows what is typed")
 	p.types(text)
+}
+
+// hidden reports whether the terminal hides what is typed.
+func (p *person) hidden() bool {
+	raw, err := p.keyboard.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var mode *unix.Termios
+	rawErr := raw.Control(func(fd uintptr) { mode, err = unix.IoctlGetTermios(int(fd), unix.TCGETS) })
+	return rawErr == nil && err == nil && mode.Lflag&unix.ECHO == 0
 }
 
 // all is what the terminal has shown.
@@ -144,7 +149,7 @@ func TestInitOnATerminal(t *testing.T) {
 	}
 	done := make(chan result, 1)
 	go func() {
-		info, err := a.initialise(h, initFlags{workFactor: 10})
+		info, err := a.initialise(t.Context(), h, initFlags{workFactor: 10})
 		done <- result{info, err}
 	}()
 	p.expect(`A passphrase to seal the key with: `)
@@ -176,7 +181,7 @@ func TestInitOnATerminal(t *testing.T) {
 	// The words that were written down restore the same key.
 	again := home(filepath.Join(t.TempDir(), "again"))
 	go func() {
-		info, err := a.initialise(again, initFlags{workFactor: 10, restore: "-"})
+		info, err := a.initialise(t.Context(), again, initFlags{workFactor: 10, restore: "-"})
 		done <- result{info, err}
 	}()
 	p.expect(`The words, separated by spaces`)
@@ -197,7 +202,7 @@ func TestInitWithoutWrittenWordsMakesNothing(t *testing.T) {
 	h := home(filepath.Join(t.TempDir(), "home"))
 	done := make(chan error, 1)
 	go func() {
-		_, err := a.initialise(h, initFlags{workFactor: 10})
+		_, err := a.initialise(t.Context(), h, initFlags{workFactor: 10})
 		done <- err
 	}()
 	p.expect(`seal the key with: `)
@@ -244,4 +249,24 @@ func TestFirstUpGuidesThroughInit(t *testing.T) {
 	info, err := vault.ReadInfo(a.homeFlag)
 	require.NoError(t, err)
 	require.Contains(t, out.String(), "node key  "+info.Identity)
+}
+
+// An interrupt at a prompt ends the command and leaves the terminal as it was.
+func TestInterruptAtAPrompt(t *testing.T) {
+	a, _, p := newTerminal(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, err := a.initialise(ctx, home(filepath.Join(t.TempDir(), "home")), initFlags{})
+		done <- err
+	}()
+	p.expect(`seal the key with: `)
+	require.Eventually(t, p.hidden, 20*time.Second, time.Millisecond)
+	cancel()
+	err := <-done
+	require.ErrorIs(t, err, context.Canceled)
+	require.False(t, p.hidden(), "what is typed is shown again")
+	require.Equal(t, exitInterrupted, a.fail(ctx, err))
+	p.expect(`alknet-p2p: interrupted`)
+	p.types("") // ends the reading that was left
 }

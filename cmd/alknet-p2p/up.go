@@ -65,7 +65,7 @@ func (a *app) up(ctx context.Context, f upFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := a.needVault(h, f.passphrase); err != nil {
+	if err := a.needVault(ctx, h, f.passphrase); err != nil {
 		return err
 	}
 	unlock, err := h.lock()
@@ -73,7 +73,7 @@ func (a *app) up(ctx context.Context, f upFlags) error {
 		return err
 	}
 	defer unlock()
-	key, err := a.openVault(h, f.passphrase)
+	key, err := a.openVault(ctx, h, f.passphrase)
 	if err != nil {
 		return err
 	}
@@ -97,11 +97,14 @@ func (a *app) up(ctx context.Context, f upFlags) error {
 	a.warnOfOpenOperations(cfg)
 	a.serve(ctx, n)
 	a.sayf("Stopping.")
-	return n.close()
+	if err := n.close(); err != nil {
+		return failf(exitFailed, codeFailed, "stopped, but not in order: %s", err)
+	}
+	return nil
 }
 
 // needVault makes the vault on a first start, if there is somebody to ask.
-func (a *app) needVault(h home, p passphraseFlags) error {
+func (a *app) needVault(ctx context.Context, h home, p passphraseFlags) error {
 	_, err := vault.ReadInfo(string(h))
 	if !errors.Is(err, vault.ErrNoVault) {
 		return nil // opening it says what is wrong
@@ -111,7 +114,7 @@ func (a *app) needVault(h home, p passphraseFlags) error {
 			"%s holds no vault; make one: alknet-p2p --home %s init --passphrase-file FILE --words-file FILE", h, quote(string(h)))
 	}
 	a.tellf("%s holds no vault yet, so this node has no key. Let us make one.", h)
-	_, err = a.initialise(h, initFlags{passphrase: p, workFactor: a.workFactor})
+	_, err = a.initialise(ctx, h, initFlags{passphrase: p, workFactor: a.workFactor})
 	return err
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"crypto/ed25519"
 	"errors"
 	"io"
@@ -29,13 +30,13 @@ type nodeKey struct {
 
 // openVault opens the vault of the home for as long as it takes to derive the
 // node's key.
-func (a *app) openVault(h home, p passphraseFlags) (*nodeKey, error) {
+func (a *app) openVault(ctx context.Context, h home, p passphraseFlags) (*nodeKey, error) {
 	// Whether there is a vault at all, before anybody is asked for its
 	// passphrase; opening it repairs a damaged sidecar.
 	if _, err := vault.ReadInfo(string(h)); err != nil && !errors.Is(err, vault.ErrCorruptFile) {
 		return nil, err
 	}
-	passphrase, err := a.passphrase(p.file, "Passphrase of the vault: ", "--passphrase-file FILE")
+	passphrase, err := a.passphrase(ctx, p.file, "Passphrase of the vault: ", "--passphrase-file FILE")
 	if err != nil {
 		return nil, err
 	}
@@ -71,37 +72,63 @@ func (a *app) openVault(h home, p passphraseFlags) (*nodeKey, error) {
 
 // passphrase reads one from a file, or asks for it on the terminal; flag is
 // what to say when there is neither. The caller clears it.
-func (a *app) passphrase(file, prompt, flag string) ([]byte, error) {
+func (a *app) passphrase(ctx context.Context, file, prompt, flag string) ([]byte, error) {
 	if file != "" {
 		return vault.ReadPassphraseFile(file)
 	}
 	if !a.interactive() {
 		return nil, failf(exitNoDaemon, codeVaultLocked, "the vault is locked and there is no terminal to ask for its passphrase: give %s", flag)
 	}
-	return a.secretLine(prompt)
+	return a.secretLine(ctx, prompt)
 }
 
 // interactive reports whether a person can be asked.
 func (a *app) interactive() bool { return isTerminal(a.in) && isTerminal(a.err) }
 
 // secretLine asks for a line without showing it.
-func (a *app) secretLine(prompt string) ([]byte, error) {
-	a.prompt(prompt)
-	line, err := term.ReadPassword(int(a.in.Fd()))
-	a.tellf("")
-	return line, err
+func (a *app) secretLine(ctx context.Context, prompt string) ([]byte, error) {
+	defer a.tellf("") // the line's end is not shown either
+	fd := int(a.in.Fd())
+	return a.ask(ctx, prompt, func() ([]byte, error) { return term.ReadPassword(fd) })
 }
 
-func (a *app) prompt(text string) { _, _ = io.WriteString(a.err, text) }
-
 // line asks for a line that may be seen.
-func (a *app) line(prompt string) (string, error) {
-	a.prompt(prompt)
-	text, err := bufio.NewReader(a.in).ReadString('\n')
-	if errors.Is(err, io.EOF) && text != "" {
-		err = nil
+func (a *app) line(ctx context.Context, prompt string) (string, error) {
+	text, err := a.ask(ctx, prompt, func() ([]byte, error) {
+		text, err := bufio.NewReader(a.in).ReadBytes('\n')
+		if errors.Is(err, io.EOF) && len(text) > 0 {
+			err = nil
+		}
+		return text, err
+	})
+	return strings.TrimSpace(string(text)), err
+}
+
+// ask reads an answer from the terminal, unless ctx ends first: then the
+// terminal is left as it was, and the reading to the end of the process.
+func (a *app) ask(ctx context.Context, prompt string, read func() ([]byte, error)) ([]byte, error) {
+	before, err := term.GetState(int(a.in.Fd()))
+	if err != nil {
+		return nil, err
 	}
-	return strings.TrimSpace(text), err
+	if _, err := io.WriteString(a.err, prompt); err != nil {
+		return nil, err
+	}
+	type answer struct {
+		text []byte
+		err  error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		text, err := read()
+		answers <- answer{text, err}
+	}()
+	select {
+	case got := <-answers:
+		return got.text, got.err
+	case <-ctx.Done():
+		return nil, errors.Join(context.Cause(ctx), term.Restore(int(a.in.Fd()), before))
+	}
 }
 
 // writeSecretFile makes a file that only this user can read; it must not be
