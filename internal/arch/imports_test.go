@@ -25,8 +25,8 @@ var mayImport = map[string][]string{
 		// The relay's frames carry its boxes; it knows keys only as 32 bytes.
 	},
 	"transport/magic/udp": {},
-	"transport/netmon": {},
-	"transport/relay": {"transport/magic/udp"}, // the reflector's sockets
+	"transport/netmon":    {},
+	"transport/relay":     {"transport/magic/udp"}, // the reflector's sockets
 	"transport/natlab":    {},
 
 	"protocols":                    {"protocols/auth"},

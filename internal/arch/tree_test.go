@@ -62,7 +62,7 @@ func readTree() (*tree, error) {
 		}
 		rel = filepath.ToSlash(rel)
 		if d.IsDir() {
-			if rel == ".git" || rel == "bin" {
+			if rel == ".git" || rel == "bin" || d.Name() == "node_modules" {
 				return filepath.SkipDir
 			}
 			return nil
