@@ -1,0 +1,7 @@
+//go:build !linux
+
+package netmon
+
+import "log/slog"
+
+func openSource(*slog.Logger) (source, error) { return newPoll(), nil }
