@@ -27,6 +27,8 @@ const (
 	dialTimeout    = 10 * time.Second
 	firstRedial    = 100 * time.Millisecond
 	lastRedial     = 16 * time.Second
+	plateau        = 4  // doublings, to 1.6 s
+	plateauTries   = 16 // attempts that far apart
 	measurePeriod  = 5 * time.Minute
 	measureTimeout = 3 * time.Second
 	steadyAfter    = 10 * time.Second      // a link that lasted so long forgives earlier failures
@@ -780,13 +782,24 @@ func (p *Pool) detach(s *slot, l *poolLink) {
 	}
 }
 
+// redialAfter doubles from 0.1 s to 1.6 s, stays there for half a minute, since
+// a relay that is only restarted should be missed no longer than that, and goes
+// on to double to 16 s.
+func redialAfter(failures int) time.Duration {
+	n := max(failures-1, 0)
+	if n > plateau {
+		n = max(plateau, n-plateauTries)
+	}
+	return min(firstRedial<<min(n, 10), lastRedial)
+}
+
 // postpone sets when the relay is tried again (PATH-28).
 func (p *Pool) postpone(s *slot, mode Mode, err error) {
 	now := time.Now()
 	if p.anyLive() {
 		s.next = now.Add(time.Second + rand.N(9*time.Second))
 	} else {
-		s.next = now.Add(jitter(min(firstRedial<<min(max(s.failures-1, 0), 10), lastRedial)))
+		s.next = now.Add(jitter(redialAfter(s.failures)))
 	}
 	var away *GoAwayError
 	if !errors.As(err, &away) {
