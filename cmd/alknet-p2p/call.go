@@ -60,7 +60,7 @@ func (a *app) input(args []string) (json.RawMessage, error) {
 	case args[0] == "-":
 		text, err = io.ReadAll(io.LimitReader(a.in, maxInput+1))
 	case args[0] != "" && args[0][0] == '@':
-		text, err = readLimited(args[0][1:])
+		text, err = readAtMost(args[0][1:], maxInput+1)
 	}
 	if err != nil {
 		return nil, err
@@ -75,13 +75,14 @@ func (a *app) input(args []string) (json.RawMessage, error) {
 	return json.RawMessage(value), nil
 }
 
-func readLimited(file string) ([]byte, error) {
+// readAtMost reads the first n bytes of a file.
+func readAtMost(file string, n int64) ([]byte, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxInput+1))
+	return io.ReadAll(io.LimitReader(f, n))
 }
 
 // printValue prints what an operation gave, as it came or, for a person,

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"math"
-	"os"
 	"path/filepath"
 	"reflect"
 	"strconv"
@@ -84,12 +83,15 @@ func (e *configError) excerpt() string {
 
 // readConfig reads a file; one that is not there is an empty one.
 func readConfig(file string) (*config, error) {
-	text, err := os.ReadFile(file)
+	text, err := readAtMost(file, maxConfig+1)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &config{places: places{file: file}}, nil
 	}
 	if err != nil {
 		return nil, failf(exitUsage, codeConfig, "%s", err)
+	}
+	if len(text) > maxConfig {
+		return nil, failf(exitUsage, codeConfig, "%s is larger than %d bytes", file, maxConfig)
 	}
 	return parseConfig(file, text)
 }
@@ -223,8 +225,11 @@ func faultyKey(err error) string {
 	return strings.ToLower(field.Field)
 }
 
-// maxSchema bounds a schema file in bytes.
-const maxSchema = 256 << 10
+// What is read of a configuration, and of a schema file, in bytes.
+const (
+	maxConfig = 4 << 20
+	maxSchema = 256 << 10
+)
 
 // schema turns a schema, a table or {file = "…"}, into JSON.
 func (c *config) schema(v any) (json.RawMessage, error) {
@@ -242,7 +247,7 @@ func (c *config) schema(v any) (json.RawMessage, error) {
 	if !filepath.IsAbs(name) {
 		name = filepath.Join(filepath.Dir(c.places.file), name)
 	}
-	b, err := os.ReadFile(name)
+	b, err := readAtMost(name, maxSchema+1)
 	switch {
 	case err != nil:
 		return nil, err
