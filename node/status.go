@@ -63,7 +63,7 @@ func (n *Node) Status() Status {
 		return st
 	}
 	host := n.host.Status()
-	st.Online, st.Reachability = host.Online, string(host.Reachability)
+	st.Online, st.Reachability, st.NAT.Mapping = host.Online, string(host.Reachability), host.NATMapping
 	for _, r := range host.Relays {
 		id := r.Peer.String()
 		if st.HomeRelay == nil && r.Home && r.Up {

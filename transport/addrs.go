@@ -76,19 +76,22 @@ func (h *Host) udpPort() uint16 {
 // gather tells the socket where peers may try to reach this node straight: as
 // reflectors see it first, then on its own networks.
 func (h *Host) gather() {
-	var addrs []netip.AddrPort
-	add := func(a netip.AddrPort) {
-		if len(addrs) < disco.MaxAddrs && !slices.Contains(addrs, a) {
+	addrs := h.reflectors.addrs()
+	for _, a := range h.localAddrs() {
+		if !slices.Contains(addrs, a) {
 			addrs = append(addrs, a)
 		}
 	}
-	for _, a := range h.reflectors.addrs() {
-		add(a)
-	}
+	h.socket.SetAddrs(addrs[:min(len(addrs), disco.MaxAddrs)])
+}
+
+// localAddrs are the addresses of the direct paths' sockets on this machine.
+func (h *Host) localAddrs() []netip.AddrPort {
+	var addrs []netip.AddrPort
 	for _, c := range h.udp {
 		bound := c.LocalAddr()
 		if !bound.Addr().IsUnspecified() {
-			add(bound)
+			addrs = append(addrs, bound)
 			continue
 		}
 		ifaces, err := net.InterfaceAddrs()
@@ -107,11 +110,11 @@ func (h *Host) gather() {
 			}
 			ip = ip.Unmap()
 			if ip.Is4() == bound.Addr().Is4() && ip.IsGlobalUnicast() {
-				add(netip.AddrPortFrom(ip, bound.Port()))
+				addrs = append(addrs, netip.AddrPortFrom(ip, bound.Port()))
 			}
 		}
 	}
-	h.socket.SetAddrs(addrs)
+	return addrs
 }
 
 // loopbackOnly tells that this node listens on loopback addresses only, so

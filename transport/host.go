@@ -39,6 +39,7 @@ import (
 	"github.com/alkdev/alknet-p2p/transport/magic"
 	"github.com/alkdev/alknet-p2p/transport/magic/socket"
 	"github.com/alkdev/alknet-p2p/transport/magic/udp"
+	"github.com/alkdev/alknet-p2p/transport/netmon"
 	"github.com/alkdev/alknet-p2p/transport/relay"
 )
 
@@ -71,6 +72,7 @@ type Host struct {
 	links  *links
 	server *relay.Server // nil unless a relay
 
+	monitor    *netmon.Monitor
 	reflectors *reflectors
 	reflecting []*relay.Reflector // what a relay answers on
 
@@ -167,6 +169,11 @@ func (h *Host) Start(ctx context.Context) (err error) {
 	if err = h.startDiscovery(ctx); err != nil {
 		return err
 	}
+	h.monitor = netmon.New(netmon.Config{Logger: h.log})
+	if err := h.monitor.Start(ctx); err != nil {
+		h.log.Warn("changes of the network are not noticed", "err", err)
+	}
+	h.wg.Go(h.watchNetwork)
 	h.wg.Go(h.reap)
 	if h.cfg.Relay != nil || len(h.cfg.Join) == 0 {
 		h.online.set() // nobody else to ask (PATH-35)
@@ -249,6 +256,9 @@ func (h *Host) Close() error {
 		h.cancel()
 	}
 	var errs []error
+	if h.monitor != nil {
+		errs = append(errs, h.monitor.Close())
+	}
 	if h.server != nil {
 		errs = append(errs, h.server.Close())
 	}
@@ -362,6 +372,25 @@ func (h *Host) tell(p peer.ID, connected bool) {
 	h.mu.Unlock()
 	for _, f := range fs {
 		f(p, connected)
+	}
+}
+
+// watchNetwork lets everything that depends on addresses and routes look again
+// when they change (PATH-21).
+func (h *Host) watchNetwork() {
+	for c := range h.monitor.Changes() {
+		h.log.Info("network changed", "reason", c.Reason, "major", c.Major)
+		if c.Major {
+			h.reflectors.reset()
+			h.links.pool.Kick()
+		} else {
+			h.reflectors.kick()
+		}
+		h.gather()
+		if c.Major {
+			h.socket.NetworkChanged()
+		}
+		h.publish()
 	}
 }
 

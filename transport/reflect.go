@@ -108,6 +108,14 @@ func (r *reflectors) kick() {
 	}
 }
 
+// reset forgets what was seen before the network changed, and asks again.
+func (r *reflectors) reset() {
+	r.mu.Lock()
+	clear(r.seen)
+	r.mu.Unlock()
+	r.kick()
+}
+
 // run asks every reflector now and then until the host is closed.
 func (r *reflectors) run() {
 	timer := time.NewTimer(reflectEvery)
@@ -222,7 +230,8 @@ func (r *reflectors) addrs() []netip.AddrPort {
 
 // mapping says how the NAT before this node maps its port (RFC 4787): "none"
 // without a NAT, "unknown" before two reflectors have answered.
-func (r *reflectors) mapping(own []netip.AddrPort) string {
+func (r *reflectors) mapping() string {
+	own := r.h.localAddrs()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var v4 []netip.AddrPort

@@ -29,6 +29,7 @@ const (
 type Status struct {
 	Online       bool
 	Reachability Reachability
+	NATMapping   string // RFC 4787: none, endpoint-independent, address-and-port-dependent, unknown
 	Relays       []RelayStatus
 }
 
@@ -45,9 +46,9 @@ type RelayStatus struct {
 // Status tells the state at this moment.
 func (h *Host) Status() Status {
 	if !h.running() {
-		return Status{Reachability: ReachabilityUnknown}
+		return Status{Reachability: ReachabilityUnknown, NATMapping: "unknown"}
 	}
-	st := Status{Online: h.online.is(), Reachability: h.reachability()}
+	st := Status{Online: h.online.is(), Reachability: h.reachability(), NATMapping: h.reflectors.mapping()}
 	for _, home := range h.links.pool.Homes() {
 		p, err := magic.PeerID(home.Key)
 		if err != nil {

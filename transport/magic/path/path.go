@@ -297,6 +297,23 @@ func (m *Machine) Tick(now time.Time, act Activity) time.Time {
 	return due
 }
 
+// Shake says that the network beneath changed: every path that worked must
+// prove itself, and every one that did gets another chance (PATH-21).
+func (m *Machine) Shake(now time.Time) {
+	for _, e := range m.paths {
+		switch e.state {
+		case Valid, Suspect:
+			m.ping(now, e)
+		case Dead:
+			if e.reprobe {
+				e.state, e.since, e.born, e.misses = Probing, now, now, 0
+				m.ping(now, e)
+			}
+		}
+	}
+	m.choose(now)
+}
+
 // Doubt says that the peer sends over a relay although our best path is direct:
 // perhaps ours does not reach it. Data is doubled over a relay until the best
 // path answers a ping (PATH-18).

@@ -154,6 +154,25 @@ func (s *Socket) SetAddrs(addrs []netip.AddrPort) {
 	}
 }
 
+// NetworkChanged tells that addresses, links or routes changed. Paths in use
+// must prove themselves, and peers hear where this node may be now (PATH-21).
+func (s *Socket) NetworkChanged() {
+	now := s.now()
+	for _, p := range s.index.Load().byKey {
+		if !p.pinned() && !p.active(now) {
+			continue
+		}
+		p.mu.Lock()
+		p.machine.Shake(s.time(now))
+		if p.admitted.Load() {
+			p.call(s.time(now))
+		}
+		p.apply()
+		p.mu.Unlock()
+		p.wake()
+	}
+}
+
 // PathAddr returns the local address of the UDP socket of a family, if there
 // is one.
 func (s *Socket) PathAddr(v6 bool) (netip.AddrPort, bool) {
