@@ -79,6 +79,7 @@ func TestPATH21InNamespace(t *testing.T) {
 	a := lab.Host("a")
 	w := watchHost(t, a)
 	bystander := watchHost(t, lab.Host("b"))
+	bystander.quiet()
 	eth := w.quiet()
 	require.True(t, eth.Up)
 	require.True(t, eth.Default4)

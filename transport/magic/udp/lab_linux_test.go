@@ -6,9 +6,9 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -154,16 +154,17 @@ func TestLinkLocalZone(t *testing.T) {
 func linkLocalZone(t *testing.T) {
 	ifi, err := net.InterfaceByName("eth0")
 	require.NoError(t, err)
-	addrs, err := ifi.Addrs()
-	require.NoError(t, err)
-	i := slices.IndexFunc(addrs, func(a net.Addr) bool {
-		ip := a.(*net.IPNet).IP
-		return ip.To4() == nil && ip.IsLinkLocalUnicast()
-	})
-	require.GreaterOrEqual(t, i, 0, "no link-local address in %v", addrs)
-	own, ok := netip.AddrFromSlice(addrs[i].(*net.IPNet).IP)
-	require.True(t, ok)
-	own = own.WithZone("eth0")
+	var own netip.Addr
+	require.Eventually(t, func() bool { // the kernel makes it in its own time
+		addrs, err := ifi.Addrs()
+		require.NoError(t, err)
+		for _, a := range addrs {
+			if ip, ok := netip.AddrFromSlice(a.(*net.IPNet).IP); ok && ip.Is6() && ip.IsLinkLocalUnicast() {
+				own = ip.WithZone("eth0")
+			}
+		}
+		return own.IsValid()
+	}, patience, 10*time.Millisecond)
 
 	for _, listen := range []listenFunc{udp.Listen, udp.ListenPlain} {
 		a, err := listen("udp6", netip.AddrPort{})
