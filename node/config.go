@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/alkdev/alknet-p2p/protocols/auth"
@@ -35,6 +36,21 @@ type Config struct {
 	// PublishAddrs puts this node's public addresses into its address record,
 	// not only its relays.
 	PublishAddrs bool
+	// HideIP keeps this node's addresses from everybody but its relays: it is
+	// reached and reaches others over relays only.
+	HideIP bool
+	// NoRelays uses no relay: peers are reached where they, or this node, can be
+	// dialled straight.
+	NoRelays bool
+	// DiscloseKnown lets only peers in the registry learn this node's addresses
+	// when they dial it over a relay; with others the path stays relayed.
+	DiscloseKnown bool
+	// External are UDP addresses under which this node is known to be reachable
+	// from outside, such as a forwarded port; beside those that are found.
+	External []netip.AddrPort
+	// Port is the UDP port of direct paths; the default is chosen once and kept
+	// in CacheDir.
+	Port uint16
 	// CacheDir keeps what was learnt of the network over restarts; memory only
 	// when empty.
 	CacheDir string
@@ -64,7 +80,8 @@ type RelayConfig struct {
 func (c *Config) transport() (transport.Config, error) {
 	t := transport.Config{
 		Key: c.Key, Generation: c.Generation, Network: c.Network, Listen: c.Listen,
-		PublishAddrs: c.PublishAddrs, CacheDir: c.CacheDir, NoMDNS: c.NoMDNS, Logger: c.Logger,
+		PublishAddrs: c.PublishAddrs, HideIP: c.HideIP, NoRelays: c.NoRelays, DiscloseKnown: c.DiscloseKnown,
+		External: c.External, Port: c.Port, Known: knownTo(c.Peers), CacheDir: c.CacheDir, NoMDNS: c.NoMDNS, Logger: c.Logger,
 	}
 	if c.NextKey != nil {
 		t.Next = sha256.Sum256(append([]byte("alknet-next-v1"), c.NextKey...)) // PATH-37
@@ -77,7 +94,7 @@ func (c *Config) transport() (transport.Config, error) {
 		t.Join = append(t.Join, ticket)
 	}
 	if c.Relay != nil {
-		t.Relay = &transport.RelayConfig{Rate: c.Relay.Rate, Known: knownTo(c.Peers)}
+		t.Relay = &transport.RelayConfig{Rate: c.Relay.Rate}
 	}
 	return t, nil
 }

@@ -27,7 +27,7 @@ type Ping struct {
 	Path      string   `json:"path,omitempty"`
 	Addr      string   `json:"addr,omitempty"`
 	SinceDial float64  `json:"since_dial_ms"`
-	Lost      bool     `json:"lost,omitempty"`
+	Lost      bool     `json:"lost,omitzero"`
 }
 
 // PingResult is the last line of a ping's report.

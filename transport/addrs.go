@@ -62,6 +62,8 @@ func (h *Host) bindIPs() map[string]netip.Addr {
 // transports', so that it lasts as well. 0 for any.
 func (h *Host) udpPort() uint16 {
 	switch {
+	case h.cfg.Port != 0:
+		return h.cfg.Port
 	case h.cfg.Listen != nil:
 		return 0
 	case h.cfg.Relay != nil:
@@ -76,7 +78,7 @@ func (h *Host) udpPort() uint16 {
 // gather tells the socket where peers may try to reach this node straight: as
 // reflectors see it first, then on its own networks.
 func (h *Host) gather() {
-	addrs := h.reflectors.addrs()
+	addrs := slices.Concat(h.cfg.External, h.reflectors.addrs())
 	for _, a := range h.localAddrs() {
 		if !slices.Contains(addrs, a) {
 			addrs = append(addrs, a)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 
 	ma "github.com/multiformats/go-multiaddr"
 
@@ -36,6 +37,27 @@ type Config struct {
 	// beside its relays (PATH-37). Without it they are found by those only who
 	// are given a ticket.
 	PublishAddrs bool
+	// HideIP keeps this node's addresses from everybody but its relays: nothing
+	// is listened on, published, or dialled straight (PATH-38).
+	HideIP bool
+	// NoRelays uses no relay: peers are reached where they, or this node, can be
+	// dialled straight.
+	NoRelays bool
+	// Known tells whose key is in the registry: its traffic over this node, if
+	// that is a relay, has no limit, and it may name private addresses. Nil
+	// knows nobody.
+	Known func(relay.Key) bool
+	// DiscloseKnown lets only known peers learn this node's addresses when they
+	// dial it over a relay (PATH-13); otherwise everybody does, and the path to
+	// anybody becomes direct.
+	DiscloseKnown bool
+	// External are addresses under which this node's direct paths are known to
+	// be reachable from outside, such as a forwarded port; beside those that
+	// are found.
+	External []netip.AddrPort
+	// Port is the UDP port of the direct paths; the default is chosen once and
+	// kept in CacheDir.
+	Port uint16
 	// CacheDir keeps what was learnt of the network over restarts; memory only
 	// when empty.
 	CacheDir string
@@ -50,8 +72,6 @@ type RelayConfig struct {
 	// Rate is what one client that is not known may send, in bits per second:
 	// 0 for the default of 10 Mbit/s, negative for no limit.
 	Rate int64
-	// Known tells whose traffic is not limited; nil for nobody's.
-	Known func(relay.Key) bool
 }
 
 // DefaultNetwork is the name of the network nodes join when none is given.
@@ -67,6 +87,12 @@ func (c *Config) prepare() ([]ma.Multiaddr, error) {
 	}
 	if err := discovery.CheckNetwork(c.Network); err != nil {
 		return nil, fmt.Errorf("config: Network: %w", err)
+	}
+	if c.HideIP {
+		if c.Relay != nil || c.PublishAddrs || c.NoRelays {
+			return nil, errors.New("config: HideIP: a relay, and a node that is dialled straight, cannot hide its address")
+		}
+		c.Listen, c.NoMDNS, c.External = []string{}, true, nil
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

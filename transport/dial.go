@@ -155,6 +155,9 @@ var errNoAddrs = errors.New("no address known")
 // dialAddrs tries the peer's own addresses as they become known, until the
 // magic transport is done as well.
 func (h *Host) dialAddrs(d *dial, magicDone <-chan struct{}) error {
+	if h.cfg.HideIP {
+		return errNoAddrs
+	}
 	ctx, cancel := context.WithCancel(d.ctx)
 	defer cancel()
 	won := make(chan error, maxDialed)

@@ -143,7 +143,7 @@ func (h *Host) Start(ctx context.Context) (err error) {
 	h.udp = h.openUDP()
 	if h.socket, err = socket.New(socket.Config{
 		Key: h.cfg.Key, Relays: h.links, UDP: h.udp, Events: h.pathChanged, Refresh: h.refresh,
-		Homes: h.links.homeKeys, Other: h.reflectors.answer, Loopback: loopbackOnly(h.listen), Logger: h.log,
+		Homes: h.links.homeKeys, Other: h.reflectors.answer, Known: h.cfg.Known, Disclose: h.disclose, Loopback: loopbackOnly(h.listen), Logger: h.log,
 	}); err != nil {
 		return err
 	}
@@ -175,7 +175,7 @@ func (h *Host) Start(ctx context.Context) (err error) {
 	}
 	h.wg.Go(h.watchNetwork)
 	h.wg.Go(h.reap)
-	if h.cfg.Relay != nil || len(h.cfg.Join) == 0 {
+	if h.cfg.Relay != nil || h.cfg.NoRelays || len(h.cfg.Join) == 0 {
 		h.online.set() // nobody else to ask (PATH-35)
 	}
 	h.mu.Lock()
@@ -281,6 +281,12 @@ func (h *Host) Close() error {
 	}
 	h.wg.Wait()
 	return errors.Join(errs...)
+}
+
+// disclose tells whether a peer that dialled over a relay may learn this node's
+// addresses (PATH-13).
+func (h *Host) disclose(k relay.Key) bool {
+	return !h.cfg.DiscloseKnown || h.cfg.Known != nil && h.cfg.Known(k)
 }
 
 // running tells that Start has succeeded. What Close ends stays readable.

@@ -76,7 +76,12 @@ func (l *links) Send(via, to relay.Key, kind relay.FrameType, ecn byte, payload 
 }
 
 // Ensure implements socket.Relays.
-func (l *links) Ensure(ctx context.Context, via relay.Key) error { return l.pool.Foreign(ctx, via) }
+func (l *links) Ensure(ctx context.Context, via relay.Key) error {
+	if l.h.cfg.NoRelays {
+		return errors.New("relays are not used")
+	}
+	return l.pool.Foreign(ctx, via)
+}
 
 // Live implements socket.Relays.
 func (l *links) Live() []relay.Key { return *l.live.Load() }
@@ -126,7 +131,7 @@ func (l *links) add(keys ...relay.Key) {
 			l.known = append(l.known, k)
 		}
 	}
-	if len(l.known) > before {
+	if len(l.known) > before && !l.h.cfg.NoRelays {
 		l.pool.SetKnown(slices.Clone(l.known))
 	}
 }
@@ -229,7 +234,7 @@ func (h *Host) startRelay() error {
 	if err != nil {
 		return err
 	}
-	cfg := relay.ServerConfig{Logger: h.log, Known: h.cfg.Relay.Known, RelayRecords: h.relayRecords, Features: features}
+	cfg := relay.ServerConfig{Logger: h.log, Known: h.cfg.Known, RelayRecords: h.relayRecords, Features: features}
 	switch r := h.cfg.Relay.Rate; {
 	case r > 0:
 		cfg.Rate = max(r/8, 1)
