@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"math"
+	"net/netip"
 	"path/filepath"
 	"reflect"
 	"strconv"
@@ -32,6 +33,11 @@ type config struct {
 	RelayRate    bitRate           `toml:"relay_rate"`
 	Publish      publish           `toml:"publish"`
 	MDNS         *bool             `toml:"mdns"`
+	HideIP       bool              `toml:"hide_ip"`
+	NoRelay      bool              `toml:"no_relay"`
+	Disclose     disclose          `toml:"disclose"`
+	Port         uint16            `toml:"port"`
+	External     []netip.AddrPort  `toml:"external"`
 	DrainTimeout duration          `toml:"drain_timeout"`
 	Operations   []operationConfig `toml:"operation"`
 
@@ -378,6 +384,20 @@ func (r *bitRate) UnmarshalText(text []byte) error {
 	}
 	*r = bitRate{n * factor, true}
 	return nil
+}
+
+// disclose is who may learn this node's addresses by dialling it over a relay:
+// "any" (PATH-13), or "known" peers only.
+type disclose struct{ known, set bool }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *disclose) UnmarshalText(text []byte) error {
+	switch string(text) {
+	case "any", "known":
+		*d = disclose{known: string(text) == "known", set: true}
+		return nil
+	}
+	return fmt.Errorf("%q is neither any nor known", text)
 }
 
 // publish is what the address record says: "relays", or "addresses" too.

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
+	"net/netip"
 
 	"github.com/alkdev/alknet-p2p/node"
 	"github.com/alkdev/alknet-p2p/protocols/auth"
@@ -16,6 +18,11 @@ type nodeFlags struct {
 	publish   publish
 	join      []string
 	listen    []string
+	hideIP    bool
+	noRelay   bool
+	disclose  disclose
+	port      uint16
+	external  externals
 }
 
 // runningNode is a node of a home with what keeps it up to date.
@@ -70,11 +77,19 @@ func (c *config) node(h home, f nodeFlags, key *nodeKey, peers *auth.Peers, log 
 		Join:         append(append([]string(nil), c.Join...), f.join...),
 		Listen:       c.Listen,
 		PublishAddrs: c.Publish.addresses || f.publish.addresses,
+		HideIP:       c.HideIP || f.hideIP,
+		NoRelays:     c.NoRelay || f.noRelay,
+		Port:         cmp.Or(f.port, c.Port),
+		External:     append(append([]netip.AddrPort(nil), c.External...), f.external...),
 		CacheDir:     h.cache(),
 		NoMDNS:       c.MDNS != nil && !*c.MDNS,
 		Peers:        peers,
 		DrainTimeout: c.DrainTimeout.Duration,
 		Logger:       log,
+	}
+	cfg.DiscloseKnown = c.Disclose.known
+	if f.disclose.set {
+		cfg.DiscloseKnown = f.disclose.known
 	}
 	if len(f.listen) > 0 {
 		cfg.Listen = f.listen

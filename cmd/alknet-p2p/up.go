@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/signal"
 	"strconv"
@@ -52,6 +53,11 @@ func (f *nodeFlags) add(cmd *cobra.Command) {
 	flags.BoolVar(&f.relay, "relay", false, "be a relay, bootstrap node and DHT server for others")
 	flags.Var(&f.relayRate, "relay-rate", "what an unknown node may send through the relay, 0 = no limit (default 10Mbit)")
 	flags.Var(&f.publish, "publish", "what the public address record holds: relays, or addresses too")
+	flags.BoolVar(&f.hideIP, "hide-ip", false, "let nobody but the relays learn this machine's address; every path stays relayed")
+	flags.BoolVar(&f.noRelay, "no-relay", false, "use no relay: reach and be reached straight, or not at all")
+	flags.Var(&f.disclose, "disclose", "who may learn this machine's address by dialling the node: any, or known peers only (default any)")
+	flags.Uint16Var(&f.port, "port", 0, "UDP `port` of direct paths (default: chosen once and kept)")
+	flags.Var(&f.external, "external", "UDP `address` under which direct paths reach this node from outside, such as a forwarded port; may be repeated")
 	flags.StringArrayVar(&f.join, "join", nil, "enter the network by this `ticket`; may be repeated")
 	flags.StringArrayVar(&f.listen, "listen", nil, "listen on this `multiaddr` instead of free ports; may be repeated")
 }
@@ -167,6 +173,42 @@ func (a *app) serve(ctx context.Context, n *runningNode) {
 
 // logLevel is a flag.
 type logLevel struct{ slog.Level }
+
+// Set implements pflag.Value.
+func (d *disclose) Set(text string) error { return d.UnmarshalText([]byte(text)) }
+
+// Type implements pflag.Value.
+func (d *disclose) Type() string { return "whom" }
+
+// String implements pflag.Value.
+func (d *disclose) String() string {
+	switch {
+	case d.known:
+		return "known"
+	case d.set:
+		return "any"
+	}
+	return ""
+}
+
+// externals are addresses given one by one.
+type externals []netip.AddrPort
+
+// Set implements pflag.Value.
+func (e *externals) Set(text string) error {
+	a, err := netip.ParseAddrPort(text)
+	if err != nil {
+		return errors.New("want an IP address and a port, as in 203.0.113.7:4242")
+	}
+	*e = append(*e, a)
+	return nil
+}
+
+// Type implements pflag.Value.
+func (e *externals) Type() string { return "address" }
+
+// String implements pflag.Value.
+func (e *externals) String() string { return "" }
 
 // Set implements pflag.Value.
 func (l *logLevel) Set(text string) error { return l.UnmarshalText([]byte(text)) }
