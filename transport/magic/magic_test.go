@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"io"
 	"sync"
@@ -270,6 +271,12 @@ func TestAddr(t *testing.T) {
 	require.False(t, magic.IsAddr(nil))
 	tcp := ma.StringCast("/ip4/1.2.3.4/tcp/1")
 	require.Equal(t, []ma.Multiaddr{tcp}, magic.Strip([]ma.Multiaddr{magic.Addr, tcp}))
+
+	// The vectors of SPEC.md.
+	require.Equal(t, "8eb8e801", hex.EncodeToString(magic.Addr.Bytes()))
+	raw, err := hex.DecodeString("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")
+	require.NoError(t, err)
+	require.Equal(t, "[fd21:fe31:dfa1:54a2:6162:6bf8:5404:6fd2]:4242", socket.VirtualAddr(relay.Key(raw)).String())
 
 	pub, _, err := ed25519.GenerateKey(rand.Reader)
 	require.NoError(t, err)
