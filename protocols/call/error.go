@@ -1,6 +1,7 @@
 package call
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -128,8 +129,12 @@ func (e *Error) Remote() bool { return e.remote }
 // Unwrap returns what caused a local error, such as the context's error.
 func (e *Error) Unwrap() error { return e.cause }
 
-// Is implements matching with the sentinels of this package.
+// Is implements matching with the sentinels of this package. A timeout is also
+// context.DeadlineExceeded, on whichever side the clock was first.
 func (e *Error) Is(target error) bool {
+	if target == context.DeadlineExceeded {
+		return e.Code == CodeTimeout
+	}
 	t, ok := target.(*Error)
 	if !ok {
 		return false

@@ -34,6 +34,8 @@ func TestErrorsMatchByCodeAndKind(t *testing.T) {
 			require.Equal(t, other == code, errors.Is(err, wrong))
 		}
 	}
+	require.ErrorIs(t, call.Errorf(call.CodeTimeout, "x"), context.DeadlineExceeded)
+	require.NotErrorIs(t, call.Errorf(call.CodeInternal, "x"), context.DeadlineExceeded)
 	// The kinds of INTERNAL are INTERNAL, but INTERNAL is none of them.
 	for _, kind := range []*call.Error{
 		call.ErrAborted, call.ErrSubscriptionOverflow, call.ErrSessionClosed, call.ErrStreamClosed, call.ErrFrameTooLarge,
