@@ -70,7 +70,7 @@
 //	NATShuffle      the same, and from then on it gives other public ports
 //	Dark, Light     the uplink silently drops everything, until Light or for a time
 //	Deaf, Mute      the same in one direction: to the host, or from it
-//	Cut, Mend       the internet drops everything between two sites
+//	Cut, Mend       the internet drops everything between two sites, CutOneWay in one direction
 //	Unplug, Plug    the host's own interface goes down, until Plug or for a time
 //	Kill            SIGKILL to all programs of a host; its kernel answers with RST and ICMP
 //	SetLink         another delay, loss, rate or MTU on a cable

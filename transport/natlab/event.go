@@ -124,18 +124,28 @@ func (l *Lab) darken(what, host string, s shade, d time.Duration) error {
 // silently, until [Lab.Mend] or, if d is not zero, for d. Both reach everybody
 // else, and the cut stays when their addresses change. It returns at once.
 func (l *Lab) Cut(host, other string, d time.Duration) error {
-	return l.event("cut", host, func(m *member) error {
+	return l.part("cut", host, other, inward|outward, d)
+}
+
+// CutOneWay is [Lab.Cut] in one direction: what the one site sends to the
+// other vanishes, what it hears from there still arrives.
+func (l *Lab) CutOneWay(from, to string, d time.Duration) error {
+	return l.part("cut one way", from, to, outward, d)
+}
+
+func (l *Lab) part(what, host, other string, s shade, d time.Duration) error {
+	return l.event(what, host, func(m *member) error {
 		a, b, err := l.pair(m, other)
 		if err != nil {
 			return err
 		}
 		l.arm(cutName(a, b), d, func() error { return a.mend(b) })
 
-		return a.cut(b)
+		return a.cut(b, s)
 	})
 }
 
-// Mend ends [Lab.Cut].
+// Mend ends [Lab.Cut] and [Lab.CutOneWay].
 func (l *Lab) Mend(host, other string) error {
 	return l.event("mend", host, func(m *member) error {
 		a, b, err := l.pair(m, other)

@@ -51,6 +51,19 @@ func TestCut(t *testing.T) {
 	require.NoError(t, lab.NewIP("a"))
 	assert.True(t, s.cut(one), "also from another address")
 	require.NoError(t, lab.Mend("one", "a"))
+	public := s.mustSee(one)
+
+	require.NoError(t, lab.CutOneWay("one", "a", 0))
+	s.mustSee(one)
+	one.send("lost", public)
+	_, _, ok := s.hear(silence)
+	assert.False(t, ok)
+	require.NoError(t, lab.CutOneWay("a", "one", 0)) // in its place
+	one.send("back", public)
+	_, _, ok = s.hear(patience)
+	assert.True(t, ok)
+	assert.True(t, s.cut(one))
+	require.NoError(t, lab.Mend("a", "one"))
 	s.mustSee(one)
 
 	require.NoError(t, lab.Cut("one", "b", 50*time.Millisecond))

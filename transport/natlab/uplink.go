@@ -153,16 +153,23 @@ func (u *uplink) dark(s shade) error {
 
 func (u *uplink) light() error { return u.space.nft(darkTable) }
 
-// cut makes the internet swallow everything between two sites.
-func (u *uplink) cut(other *uplink) error {
-	return u.inet.nft(cutTable(u, other) + fmt.Sprintf(`table inet %[1]s {
+// cut makes the internet swallow everything between two sites, in the
+// directions given.
+func (u *uplink) cut(other *uplink, s shade) error {
+	var rules string
+	if s&outward != 0 {
+		rules += fmt.Sprintf("\t\tiifname %q oifname %q drop\n", u.far, other.far)
+	}
+	if s&inward != 0 {
+		rules += fmt.Sprintf("\t\tiifname %q oifname %q drop\n", other.far, u.far)
+	}
+
+	return u.inet.nft(cutTable(u, other) + fmt.Sprintf(`table inet %s {
 	chain between {
 		type filter hook forward priority 0; policy accept;
-		iifname %[2]q oifname %[3]q drop
-		iifname %[3]q oifname %[2]q drop
-	}
+%s	}
 }
-`, cutName(u, other), u.far, other.far))
+`, cutName(u, other), rules))
 }
 
 func (u *uplink) mend(other *uplink) error { return u.inet.nft(cutTable(u, other)) }
