@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"io"
+	"slices"
 	"testing"
 	"time"
 
@@ -133,10 +134,8 @@ func TestPATH1OptionAndAddrsFactory(t *testing.T) {
 	ours := optionHost(t, func(*transport.Config) {})
 	program := stockWith(t, libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"),
 		libp2p.AddrsFactory(func(addrs []ma.Multiaddr) []ma.Multiaddr {
-			for _, a := range addrs {
-				if magic.IsAddr(a) {
-					return nil
-				}
+			if slices.ContainsFunc(addrs, magic.IsAddr) {
+				return nil
 			}
 			return append(addrs, extra)
 		}), ours.Option())

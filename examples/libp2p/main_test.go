@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/alkdev/alknet-p2p/node"
+	"github.com/alkdev/alknet-p2p/transport/discovery"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -35,7 +36,10 @@ func TestExample(t *testing.T) {
 	defer cancel()
 	relay := start(t, node.Config{Relay: &node.RelayConfig{}, Listen: []string{"/ip4/127.0.0.1/tcp/0"}})
 	n := start(t, node.Config{Join: []string{relay.Ticket()}, Listen: []string{"/ip4/127.0.0.1/tcp/0"}})
-	require.NoError(t, n.Online(ctx))
+	require.Eventually(t, func() bool { // its home is elected
+		ticket, err := discovery.ParseTicket(n.Ticket())
+		return err == nil && len(ticket.Relays) == 1
+	}, 10*time.Second, 10*time.Millisecond)
 	var out bytes.Buffer
 	require.NoError(t, run(ctx, n.Ticket(), &out, libp2p.DisableMetrics(), libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0")))
 	t.Logf("\n%s", out.String())
