@@ -460,8 +460,8 @@ func (e *entry) schedule(now time.Time) time.Time {
 	if e.id.Kind() == Relayed {
 		return now.Add(max(retryWaiting, now.Sub(e.born)))
 	}
-	for _, at := range [...]time.Duration{20, 50, 100, 200, 400, 800} {
-		if t := e.born.Add(at * time.Millisecond); t.After(now) {
+	for _, ms := range [...]int{20, 50, 100, 200, 400, 800} {
+		if t := e.born.Add(time.Duration(ms) * time.Millisecond); t.After(now) {
 			return t
 		}
 	}
