@@ -40,10 +40,10 @@ demo: build ## build it and show the whole story on this machine
 test: deps ## run all tests with the race detector (NAMESPACES=required: none skipped)
 	@if [ '$(NAMESPACES)' = required ] && [ -z '$(strip $(NAMESPACE_PKGS))' ]; then \
 		echo 'NAMESPACES=required, but no package has namespace tests' >&2; exit 1; fi
-	$(TEST) $$(go list ./... | grep -vxF -e '' $(if $(strip $(NAMESPACE_PKGS)),-f <(go list $(NAMESPACE_PKGS))))
-ifneq ($(strip $(NAMESPACE_PKGS)),)
-	$(TEST) -p 1 $(NAMESPACE_PKGS) $(if $(filter required,$(NAMESPACES)),-args -natlab.required)
-endif
+	@failed=0; \
+	$(TEST) $$(go list ./... | grep -vxF -e '' $(if $(strip $(NAMESPACE_PKGS)),-f <(go list $(NAMESPACE_PKGS)))) || failed=1; \
+	$(if $(strip $(NAMESPACE_PKGS)),$(TEST) -p 1 $(NAMESPACE_PKGS) $(if $(filter required,$(NAMESPACES)),-args -natlab.required) || failed=1;) \
+	exit $$failed
 
 # deps says what is missing, by Debian package, and what that means.
 .PHONY: deps
