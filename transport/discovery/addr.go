@@ -13,7 +13,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
-	"golang.org/x/time/rate"
 )
 
 // ProtocolID names the stream protocol by which relays take and give address
@@ -28,11 +27,10 @@ const (
 	addrStreams        = 512 // inbound, in all
 	addrStreamsPerPeer = 8   // inbound, of one peer
 	// addrOpens and addrOpensPerPeer bound the signatures checked for others,
-	// a second; addrPeers is how many peers that is counted for.
+	// a second.
 	addrOpens        = 500
 	addrOpensPerPeer = 10
 	addrOpensBurst   = 50 // of one peer
-	addrPeers        = 4096
 
 	maxAddrMessage = 2 + MaxRecordBytes // version, type, body
 )
@@ -60,34 +58,53 @@ const (
 // ErrRefused: the other side did not take a record or answer a request.
 var ErrRefused = errors.New("refused by the other side")
 
-// addrServer answers ProtocolID from a table. Close ends its streams and
-// returns after the last.
+// dhtForOthers is what a relay does in its DHT for those who ask it.
+type dhtForOthers interface {
+	// lookup calls found for every record of p that is better than those
+	// before, until the search or ctx is over.
+	lookup(ctx context.Context, p peer.ID, found func(raw []byte)) error
+	// deposit puts a record; an error when no other server could be asked.
+	deposit(ctx context.Context, r *Record) error
+}
+
+// addrServer answers ProtocolID from a table and, with a DHT, looks up there
+// what the table lacks and puts there what it is given. Close ends its streams
+// and returns after the last.
 type addrServer struct {
-	network string
-	now     func() time.Time
-	log     *slog.Logger
-	table   *table
+	network  string
+	now      func() time.Time
+	log      *slog.Logger
+	table    *table
+	puts     *limiter
+	linked   func(peer.ID) bool
+	lookups  *lookups  // nil without a DHT
+	deposits *deposits // nil without a DHT
 
 	mu      sync.Mutex
-	opens   *rate.Limiter
-	byPeer  *lru[peer.ID, *rate.Limiter]
 	closed  bool
 	streams map[network.Stream]peer.ID
 	perPeer map[peer.ID]int
 	wg      sync.WaitGroup
 }
 
-func newAddrServer(networkName string, now func() time.Time, log *slog.Logger) *addrServer {
-	return &addrServer{
+// newAddrServer makes a server; without dht it knows what it is given and no
+// more. linked says which peers have a connection to this node.
+func newAddrServer(networkName string, now func() time.Time, log *slog.Logger, dht dhtForOthers, linked func(peer.ID) bool) *addrServer {
+	s := &addrServer{
 		network: networkName,
 		now:     now,
 		log:     log,
 		table:   newTable(tableEntries, tableBytes),
-		opens:   rate.NewLimiter(addrOpens, addrOpens),
-		byPeer:  newLRU(addrPeers, addrPeers, func(peer.ID, *rate.Limiter) int { return 1 }),
+		puts:    newLimiter(addrOpens, addrOpensPerPeer, addrOpensBurst),
+		linked:  linked,
 		streams: make(map[network.Stream]peer.ID),
 		perPeer: make(map[peer.ID]int),
 	}
+	if dht != nil {
+		s.lookups = newLookups(networkName, now, log, dht.lookup, func(r *Record) { s.table.put(r) })
+		s.deposits = startDeposits(log, dht.deposit)
+	}
+	return s
 }
 
 // handle is the libp2p stream handler.
@@ -129,7 +146,8 @@ func (s *addrServer) end(stream network.Stream) {
 	s.wg.Done()
 }
 
-// Close resets the streams and waits for their handlers.
+// Close resets the streams and waits for their handlers, and for what goes on
+// in the DHT.
 func (s *addrServer) Close() {
 	s.mu.Lock()
 	s.closed = true
@@ -137,6 +155,10 @@ func (s *addrServer) Close() {
 		_ = stream.Reset()
 	}
 	s.mu.Unlock()
+	if s.lookups != nil {
+		s.lookups.Close()
+		s.deposits.Close()
+	}
 	s.wg.Wait()
 }
 
@@ -163,24 +185,15 @@ func (s *addrServer) serve(p peer.ID, stream deadlineStream) error {
 			return err
 		}
 		kind, body = s.answer(p, kind, body)
+		// The request may have come late, and a search taken its time.
+		if err := stream.SetDeadline(time.Now().Add(addrTimeout)); err != nil {
+			return err
+		}
 		if _, err := stream.Write(addrMessage(kind, body)); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// mayPut limits what signatures cost: first by peer, so that one cannot use up
-// what is there for all.
-func (s *addrServer) mayPut(p peer.ID) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	own, ok := s.byPeer.get(p)
-	if !ok {
-		own = rate.NewLimiter(addrOpensPerPeer, addrOpensBurst)
-		s.byPeer.put(p, own)
-	}
-	return own.Allow() && s.opens.Allow()
 }
 
 // answer serves one request of p.
@@ -190,13 +203,10 @@ func (s *addrServer) answer(p peer.ID, kind byte, body []byte) (byte, []byte) {
 		if len(body) != 32 {
 			return addrRefused, []byte{refusedMalformed}
 		}
-		if env := s.table.get(peerOf(body), s.now()); env != nil {
-			return addrFound, env
-		}
-		return addrNotFound, nil
+		return s.get(p, peerOf(body))
 	case addrPut:
 		// Who carries the record does not matter: it must speak for itself.
-		if !s.mayPut(p) {
+		if !s.puts.allow(p) {
 			return addrRefused, []byte{refusedBusy}
 		}
 		r, err := openAnyRecord(body, s.network, s.now())
@@ -206,10 +216,35 @@ func (s *addrServer) answer(p peer.ID, kind byte, body []byte) (byte, []byte) {
 		if newer := s.table.put(r); newer != nil {
 			return addrFound, newer
 		}
+		if s.deposits != nil {
+			s.deposits.add(p, r)
+		}
 		return addrStored, nil
 	default:
 		return addrRefused, []byte{refusedMalformed}
 	}
+}
+
+// get answers asker's question for the record of p.
+func (s *addrServer) get(asker, p peer.ID) (byte, []byte) {
+	env := s.table.get(p, s.now())
+	switch {
+	case s.lookups == nil:
+	case env == nil:
+		err := s.lookups.find(asker, p)
+		// A put may have come meanwhile, whatever became of the search.
+		if env = s.table.get(p, s.now()); env == nil && err != nil {
+			return addrRefused, []byte{refusedBusy}
+		}
+	case !s.linked(p):
+		// It may have moved to other relays: those who ask again, because it
+		// could not be reached, get what is found now.
+		_, _ = s.lookups.start(asker, p)
+	}
+	if env == nil {
+		return addrNotFound, nil
+	}
+	return addrFound, env
 }
 
 // addrClient asks others by ProtocolID. open opens a stream to a peer.

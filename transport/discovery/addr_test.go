@@ -18,14 +18,14 @@ import (
 )
 
 func newTestServer(now func() time.Time) *addrServer {
-	return newAddrServer("main", now, slog.New(slog.DiscardHandler))
+	return newAddrServer("main", now, slog.New(slog.DiscardHandler), nil, nil)
 }
 
 func TestAddrVectors(t *testing.T) {
 	var vectors addrVectors
 	readVectors(t, "exchanges.json", &vectors)
 	require.NotEmpty(t, vectors.Exchanges)
-	s := newAddrServer(vectors.Network, func() time.Time { return time.UnixMilli(vectors.Now) }, slog.New(slog.DiscardHandler))
+	s := newAddrServer(vectors.Network, func() time.Time { return time.UnixMilli(vectors.Now) }, slog.New(slog.DiscardHandler), nil, nil)
 	ours, theirs := net.Pipe()
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = s.serve(testID(1), theirs) })
@@ -64,11 +64,11 @@ func TestAddrServerHostile(t *testing.T) {
 // Checking signatures for others has a limit, one peer's below that of all.
 func TestAddrServerBusy(t *testing.T) {
 	s := newTestServer(time.Now)
-	s.opens.SetLimit(0) // no more than the burst
+	s.puts.all.SetLimit(0) // no more than the burst
 	put := sealed(t, 1, func(r *Record) { r.Network = "main" }).Envelope()
 	puts := func(p peer.ID) (n int) {
 		s.answer(p, addrPut, put) // makes the limiter of p
-		limiter, ok := s.byPeer.get(p)
+		limiter, ok := s.puts.byPeer.get(p)
 		require.True(t, ok)
 		limiter.SetLimit(0)
 		for n = 1; ; n++ {

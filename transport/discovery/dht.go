@@ -112,6 +112,18 @@ func (k *kademlia) put(ctx context.Context, r *Record) error {
 	return nil
 }
 
+// deposit is put for another node; unlike put it fails when this node is alone,
+// for then its own store is all that has the record.
+func (k *kademlia) deposit(ctx context.Context, r *Record) error {
+	if err := k.put(ctx, r); err != nil {
+		return err
+	}
+	if k.dht.RoutingTable().Size() == 0 {
+		return errNoDHT
+	}
+	return nil
+}
+
 // search calls found for every record of p that is better than those before,
 // until the search is over.
 func (k *kademlia) search(ctx context.Context, p peer.ID, found func(raw []byte)) error {
@@ -122,6 +134,12 @@ func (k *kademlia) search(ctx context.Context, p peer.ID, found func(raw []byte)
 			return err
 		}
 	}
+	return k.lookup(ctx, p, found)
+}
+
+// lookup is search among the servers that are known by now, within the time of
+// ctx.
+func (k *kademlia) lookup(ctx context.Context, p peer.ID, found func(raw []byte)) error {
 	values, err := k.dht.SearchValue(ctx, RecordKey(p), dht.Quorum(0))
 	if err != nil {
 		return fmt.Errorf("search DHT: %w", err)

@@ -50,6 +50,13 @@ type Config struct {
 	DHTServer bool
 	// MDNS: announce and find peers on the local network.
 	MDNS bool
+	// RelaysOnly: speak to relays and nobody else (PATH-38). Not with Relay,
+	// DHTServer or MDNS. There is no DHT client: records are put to OwnRelays,
+	// which put them into the DHT, and looked up through relays, which look
+	// there. Of Bootstrap only those are asked that are known to be relays: they
+	// are among OwnRelays, remembered as relays, or connected and offer
+	// ProtocolID. Other relays become known through LearnRelays and the cache.
+	RelaysOnly bool
 
 	// Bootstrap are the nodes to join the network through, such as those of a
 	// ticket. They are asked for records too.
@@ -97,8 +104,8 @@ type Discovery struct {
 	wg      sync.WaitGroup
 	cache   *cache
 	server  *addrServer // nil unless Relay
-	dht     *kademlia
-	mdns    *mdns // nil unless MDNS
+	dht     *kademlia   // nil if RelaysOnly
+	mdns    *mdns       // nil unless MDNS
 	watches map[peer.ID][]chan peer.AddrInfo
 
 	own     own
@@ -130,6 +137,9 @@ func New(cfg Config) (*Discovery, error) {
 	}
 	if _, err := rawKey(id); err != nil || id != cfg.Host.ID() {
 		return nil, errors.New("discovery: Key must be the Ed25519 key of Host")
+	}
+	if cfg.RelaysOnly && (cfg.Relay || cfg.DHTServer || cfg.MDNS) {
+		return nil, errors.New("discovery: RelaysOnly excludes Relay, DHTServer and MDNS")
 	}
 	if cfg.Content == nil {
 		cfg.Content = func() Content { return Content{} }
@@ -163,9 +173,9 @@ func New(cfg Config) (*Discovery, error) {
 		watches: make(map[peer.ID][]chan peer.AddrInfo),
 		closed:  make(chan struct{}),
 	}
-	d.outlets = []*outlet{
-		{name: "relays", put: d.putRelays, changed: make(chan struct{}, 1)},
-		{name: "dht", put: d.putDHT, changed: make(chan struct{}, 1)},
+	d.outlets = []*outlet{{name: "relays", put: d.putRelays, changed: make(chan struct{}, 1)}}
+	if !cfg.RelaysOnly {
+		d.outlets = append(d.outlets, &outlet{name: "dht", put: d.putDHT, changed: make(chan struct{}, 1)})
 	}
 	return d, nil
 }
@@ -190,22 +200,24 @@ func (d *Discovery) Start(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("watch connections: %w", err)
 	}
-	kad, err := startKademlia(kademliaConfig{
-		host:    d.cfg.Host,
-		network: d.cfg.Network,
-		server:  d.cfg.DHTServer,
-		admit:   d.cfg.Admit,
-		now:     d.cfg.Now,
-		log:     d.log,
-		seeds: func() (bootstrap, remembered []peer.AddrInfo) {
-			return slices.Clone(d.cfg.Bootstrap), cache.knownServers()
-		},
-	})
-	if err != nil {
-		_ = sub.Close()
-		return err
+	d.cache = cache
+	if !d.cfg.RelaysOnly {
+		d.dht, err = startKademlia(kademliaConfig{
+			host:    d.cfg.Host,
+			network: d.cfg.Network,
+			server:  d.cfg.DHTServer,
+			admit:   d.cfg.Admit,
+			now:     d.cfg.Now,
+			log:     d.log,
+			seeds: func() (bootstrap, remembered []peer.AddrInfo) {
+				return slices.Clone(d.cfg.Bootstrap), cache.knownServers()
+			},
+		})
+		if err != nil {
+			_ = sub.Close()
+			return err
+		}
 	}
-	d.cache, d.dht = cache, kad
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	if d.cfg.MDNS {
 		if d.mdns, err = startMDNS(d.cfg.Host, d.cfg.Network, d.log, d.foundLAN); err != nil {
@@ -214,7 +226,7 @@ func (d *Discovery) Start(ctx context.Context) (err error) {
 		}
 	}
 	if d.cfg.Relay {
-		d.server = newAddrServer(d.cfg.Network, d.cfg.Now, d.log)
+		d.server = newAddrServer(d.cfg.Network, d.cfg.Now, d.log, d.dht, d.linked)
 		d.cfg.Host.SetStreamHandler(ProtocolID, d.server.handle)
 	}
 	d.state = stateRunning
@@ -258,6 +270,9 @@ func (d *Discovery) stop() error {
 	}
 	d.noteGood()
 	d.cache.saveNodes()
+	if d.dht == nil {
+		return nil
+	}
 	if err := d.dht.Close(); err != nil {
 		return fmt.Errorf("close DHT: %w", err)
 	}
@@ -338,9 +353,10 @@ func (d *Discovery) Relays() []peer.AddrInfo {
 	return d.cache.knownRelays()
 }
 
-// DHTPeers returns the number of DHT servers in the routing table.
+// DHTPeers returns the number of DHT servers in the routing table; 0 with
+// RelaysOnly.
 func (d *Discovery) DHTPeers() int {
-	if !d.running() {
+	if !d.running() || d.dht == nil {
 		return 0
 	}
 	return d.dht.dht.RoutingTable().Size()
@@ -367,27 +383,37 @@ func (d *Discovery) begin(f func()) bool {
 // of use: soon after the start, then every some minutes.
 func (d *Discovery) maintain(ctx context.Context) {
 	const steady = 5 * time.Minute
+	if relays := d.cache.knownRelays(); d.cfg.RelaysOnly && len(relays) > 0 {
+		d.cfg.FoundRelays(relays) // nobody else tells of them
+	}
 	for wait := time.Second; ; wait = min(3*wait, steady) {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(jitter(wait)):
 		}
-		if d.cfg.Relay {
-			if err := d.dht.advertise(ctx); err != nil {
-				d.log.Debug("relay role not announced", "err", err)
-			}
-		}
-		relays, err := d.dht.relays(ctx)
-		if err != nil {
-			d.log.Debug("relays not looked up", "err", err)
-		}
-		d.foundRelays(relays)
-		if d.cfg.Relay {
-			d.refreshRelayRecords(ctx)
+		if d.dht != nil {
+			d.meetRelays(ctx)
 		}
 		d.noteGood()
 		d.cache.saveNodes()
+	}
+}
+
+// meetRelays looks for relays in the DHT, and announces this node if it is one.
+func (d *Discovery) meetRelays(ctx context.Context) {
+	if d.cfg.Relay {
+		if err := d.dht.advertise(ctx); err != nil {
+			d.log.Debug("relay role not announced", "err", err)
+		}
+	}
+	relays, err := d.dht.relays(ctx)
+	if err != nil {
+		d.log.Debug("relays not looked up", "err", err)
+	}
+	d.foundRelays(relays)
+	if d.cfg.Relay {
+		d.refreshRelayRecords(ctx)
 	}
 }
 
@@ -419,11 +445,18 @@ func (d *Discovery) refreshRelayRecords(ctx context.Context) {
 func (d *Discovery) noteGood() {
 	now := time.Now()
 	for _, r := range append(d.cfg.OwnRelays(), d.cache.knownRelays()...) {
-		if d.cfg.Host.Network().Connectedness(r.ID) == network.Connected {
+		if d.linked(r.ID) {
 			d.cache.goodRelay(r, now)
 		}
 	}
-	d.cache.goodServers(d.dht.servers(), now)
+	if d.dht != nil {
+		d.cache.goodServers(d.dht.servers(), now)
+	}
+}
+
+// linked reports whether there is a connection to p.
+func (d *Discovery) linked(p peer.ID) bool {
+	return d.cfg.Host.Network().Connectedness(p) == network.Connected
 }
 
 // watchRelays publishes again when a link to one of our relays comes up: the

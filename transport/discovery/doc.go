@@ -5,7 +5,8 @@
 // straight to the node's own relays over the stream protocol [ProtocolID] and
 // into a private kad-dht (PATH-36, PATH-37); [Discovery.Resolve] asks all of
 // them at once, beside the disk cache and mDNS, and hands out results as they
-// come. A [Ticket] carries the same facts by hand, as text.
+// come. A [Ticket] carries the same facts by hand, as text. A node that hides
+// speaks to its relays only, and they ask the DHT for it (PATH-38).
 //
 // Whatever is found is a hint where to dial, never a right: the key proves
 // itself in the handshake, and a record counts only when its own key signed it

@@ -120,6 +120,12 @@ func (r *Record) Newer(old *Record) bool {
 	return bytes.Compare(r.envelope, old.envelope) > 0
 }
 
+// bare returns what it takes to hand r on: parsed addresses are several times
+// the size of the envelope.
+func (r *Record) bare() *Record {
+	return &Record{Peer: r.Peer, Seq: r.Seq, Expiry: r.Expiry, envelope: r.envelope}
+}
+
 // RecordKey is the key of p's record in the DHT.
 func RecordKey(p peer.ID) string { return recordNamespace + string(p) }
 

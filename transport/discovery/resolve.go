@@ -43,7 +43,9 @@ type Found struct {
 // who stops reading earlier must end ctx. Nothing sent means nothing found.
 //
 // Our own relays are asked, those of via (such as the relays in a ticket), those
-// that p's last record names, and the bootstrap nodes.
+// that p's last record names, and the bootstrap nodes. With RelaysOnly nobody
+// else is, and not those that the record names: p could name a machine of its
+// own there, to see who looks for it.
 func (d *Discovery) Resolve(ctx context.Context, p peer.ID, via ...peer.AddrInfo) <-chan Found {
 	out := make(chan Found, 4)
 	if !d.begin(func() {
@@ -90,19 +92,23 @@ func (d *Discovery) resolve(ctx context.Context, p peer.ID, via []peer.AddrInfo,
 			s.record(ctx, Found{Source: SourceRelay, From: relay.ID, Record: r})
 		})
 	}
-	wg.Go(func() {
-		err := d.dht.search(ctx, p, func(raw []byte) {
-			if r, err := OpenRecord(raw, d.cfg.Network, p, d.cfg.Now()); err == nil {
-				s.record(ctx, Found{Source: SourceDHT, Record: r})
-			}
-		})
-		if err != nil {
-			d.log.Debug("DHT gave no addresses", "peer", p, "err", err)
-		}
-	})
+	if d.dht != nil {
+		wg.Go(func() { d.resolveDHT(ctx, p, s) })
+	}
 	wg.Wait()
 	stopOthers()
 	lan.Wait()
+}
+
+func (d *Discovery) resolveDHT(ctx context.Context, p peer.ID, s *search) {
+	err := d.dht.search(ctx, p, func(raw []byte) {
+		if r, err := OpenRecord(raw, d.cfg.Network, p, d.cfg.Now()); err == nil {
+			s.record(ctx, Found{Source: SourceDHT, Record: r})
+		}
+	})
+	if err != nil {
+		d.log.Debug("DHT gave no addresses", "peer", p, "err", err)
+	}
 }
 
 // search is one Resolve under way.
@@ -142,10 +148,14 @@ func (s *search) send(ctx context.Context, f Found) {
 // relaysToAsk lists who may have the record of p, each once.
 func (d *Discovery) relaysToAsk(p peer.ID, last *Record, via []peer.AddrInfo) []peer.AddrInfo {
 	all := slices.Concat(d.cfg.OwnRelays(), via)
-	if last != nil {
+	if last != nil && !d.cfg.RelaysOnly {
 		all = append(all, last.Relays...)
 	}
-	all = append(all, d.cfg.Bootstrap...)
+	for _, b := range d.cfg.Bootstrap {
+		if !d.cfg.RelaysOnly || d.isRelay(b.ID) {
+			all = append(all, b)
+		}
+	}
 	var ask []peer.AddrInfo
 	for _, r := range all {
 		if r.ID != d.self && r.ID != p && len(ask) < maxAsked && indexPeer(ask, r.ID) < 0 {
@@ -153,6 +163,15 @@ func (d *Discovery) relaysToAsk(p peer.ID, last *Record, via []peer.AddrInfo) []
 		}
 	}
 	return ask
+}
+
+// isRelay reports whether p is known to be a relay, without asking it.
+func (d *Discovery) isRelay(p peer.ID) bool {
+	if indexPeer(d.cfg.OwnRelays(), p) >= 0 || indexPeer(d.cache.knownRelays(), p) >= 0 {
+		return true
+	}
+	offered, err := d.cfg.Host.Peerstore().SupportsProtocols(p, ProtocolID)
+	return d.linked(p) && err == nil && len(offered) > 0
 }
 
 // watchLAN returns a channel on which p's addresses on the local network come,

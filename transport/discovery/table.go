@@ -35,9 +35,7 @@ func (t *table) put(r *Record) (newer []byte) {
 	if held, ok := t.records.get(r.Peer); ok && held.Newer(r) {
 		return held.envelope
 	}
-	// Answers need no more than this, and parsed addresses are several times
-	// the size of the envelope.
-	t.records.put(r.Peer, &Record{Peer: r.Peer, Seq: r.Seq, Expiry: r.Expiry, envelope: r.envelope})
+	t.records.put(r.Peer, r.bare())
 	return nil
 }
 
