@@ -31,6 +31,13 @@ var binary string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if *roamNode != "" {
+		if err := roam(*roamNode); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "alknet-acceptance-")
 		if err != nil {

@@ -1,0 +1,351 @@
+package acceptance
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"log/slog"
+	mrand "math/rand/v2"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/alkdev/alknet-p2p/node"
+	"github.com/alkdev/alknet-p2p/protocols"
+	"github.com/alkdev/alknet-p2p/protocols/auth"
+)
+
+// The program that roams: a node with a protocol of its own, run by the test
+// as a process in a host of the lab. It is this test binary, started with
+// -roam.node.
+
+const (
+	roamALPN  = "acceptance/roam"
+	echoEvery = 10 * time.Millisecond
+	// noteGap is from when on a pause is reported.
+	noteGap = 50 * time.Millisecond
+
+	kindEcho = 'e' // what comes goes back
+	kindBulk = 'b' // what comes is counted, and its sum told at its end
+)
+
+// roamConfig is what the test tells the program.
+type roamConfig struct {
+	Relay  bool
+	Join   []string
+	Log    string // file for the log
+	Target string // key of the peer to talk to; empty: serve
+	Rate   int    // bits per second of the transfer, 0 for no transfer
+	Bytes  int64  // the transfer's least size; it ends when standard input does
+}
+
+// roamLine is a line of its standard output; one field is set.
+type roamLine struct {
+	Ready  *roamReady  `json:",omitempty"`
+	Path   *roamPath   `json:",omitempty"`
+	Report *roamReport `json:",omitempty"`
+}
+
+type roamReady struct{ Key, PeerID, Ticket string }
+
+// roamPath is the path from At on.
+type roamPath struct {
+	At         time.Time
+	Kind, Addr string
+}
+
+// roamReport is what came of it.
+type roamReport struct {
+	Errors  []string // of streams
+	Echoes  int
+	Bytes   int64
+	SumOK   bool
+	Took    time.Duration // the transfer
+	Gaps    []span        // between echoes
+	Stalls  []span        // in which this process did not run
+	Started time.Time     // of the first echo
+}
+
+type span struct{ From, To time.Time }
+
+// pauses notes when something that happens often did not.
+type pauses struct {
+	last time.Time
+	long []span
+}
+
+func (p *pauses) beat(now time.Time) {
+	if !p.last.IsZero() && now.Sub(p.last) > noteGap {
+		p.long = append(p.long, span{p.last, now})
+	}
+	p.last = now
+}
+
+// roam runs the program until standard input ends.
+func roam(text string) error {
+	var cfg roamConfig
+	if err := json.Unmarshal([]byte(text), &cfg); err != nil {
+		return err
+	}
+	log, err := os.Create(cfg.Log)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	ncfg := node.Config{
+		Key: key, Network: "roam", Join: cfg.Join, NoMDNS: true,
+		Logger: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	if cfg.Relay {
+		ncfg.Relay = &node.RelayConfig{Rate: -1}
+	}
+	n, err := node.New(ncfg)
+	if err != nil {
+		return err
+	}
+	if err := n.Handle(roamHandler{}); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if err := n.Start(ctx); err != nil {
+		return err
+	}
+	defer n.Close()
+	online, stop := context.WithTimeout(ctx, 20*time.Second)
+	defer stop()
+	if err := n.Online(online); err != nil {
+		return err
+	}
+	out := json.NewEncoder(os.Stdout)
+	ended := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		close(ended)
+	}()
+	if err := out.Encode(roamLine{Ready: &roamReady{n.Key(), n.ID().String(), n.Ticket()}}); err != nil {
+		return err
+	}
+	if cfg.Target == "" {
+		<-ended
+		return nil
+	}
+	report, err := drive(ctx, n, cfg, ended, func(p roamPath) { _ = out.Encode(roamLine{Path: &p}) })
+	if err != nil {
+		return err
+	}
+	return out.Encode(roamLine{Report: report})
+}
+
+// drive talks to the target until ended is closed.
+func drive(ctx context.Context, n *node.Node, cfg roamConfig, ended <-chan struct{}, tell func(roamPath)) (*roamReport, error) {
+	dial, stop := context.WithTimeout(ctx, 20*time.Second)
+	defer stop()
+	conn, err := n.Open(dial, cfg.Target, roamALPN)
+	if err != nil {
+		return nil, err
+	}
+	var (
+		wg, watch sync.WaitGroup
+		mu        sync.Mutex
+		r         = &roamReport{Started: time.Now()}
+		over      = make(chan struct{})
+	)
+	fail := func(what string, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		r.Errors = append(r.Errors, fmt.Sprintf("%s %s: %v", time.Now().Format(time.StampMilli), what, err))
+	}
+	watch.Go(func() { watchPath(n, over, tell) })
+	watch.Go(func() {
+		var p pauses
+		tick := time.NewTicker(echoEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				p.beat(time.Now())
+			case <-over:
+				r.Stalls = p.long
+				return
+			}
+		}
+	})
+	if cfg.Rate > 0 {
+		wg.Go(func() {
+			if err := r.transfer(ctx, conn, cfg, ended); err != nil {
+				fail("transfer", err)
+			}
+		})
+	}
+	wg.Go(func() {
+		if err := r.echo(ctx, conn, ended); err != nil {
+			fail("echo", err)
+		}
+	})
+	wg.Wait()
+	close(over)
+	watch.Wait()
+	return r, conn.Close(0, "")
+}
+
+func watchPath(n *node.Node, over <-chan struct{}, tell func(roamPath)) {
+	var last roamPath
+	tick := time.NewTicker(2 * echoEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-over:
+			return
+		}
+		for _, s := range n.Status().Sessions {
+			if s.ALPN == roamALPN && (s.Path != last.Kind || s.Addr != last.Addr) {
+				last = roamPath{time.Now(), s.Path, s.Addr}
+				tell(last)
+			}
+		}
+	}
+}
+
+// echo sends a number every 10 ms and takes note of when each comes back.
+func (r *roamReport) echo(ctx context.Context, conn protocols.Connection, ended <-chan struct{}) error {
+	st, err := openKind(ctx, conn, kindEcho)
+	if err != nil {
+		return err
+	}
+	sent := make(chan error, 1)
+	go func() {
+		n := 0
+		tick := time.NewTicker(echoEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+			case <-ended:
+				sent <- st.CloseWrite()
+				return
+			}
+			if _, err := fmt.Fprintf(st, "%08d", n); err != nil {
+				sent <- fmt.Errorf("write: %w", err)
+				return
+			}
+			n++
+		}
+	}()
+	var p pauses
+	var buf [8]byte
+	for n := 0; ; n++ {
+		_, err := io.ReadFull(st, buf[:])
+		if err != nil {
+			r.Gaps, r.Echoes = p.long, n
+			if !errors.Is(err, io.EOF) {
+				return fmt.Errorf("read: %w", err)
+			}
+			return <-sent
+		}
+		p.beat(time.Now())
+		if want := fmt.Sprintf("%08d", n); string(buf[:]) != want {
+			return fmt.Errorf("echo %s came as %q", want, buf)
+		}
+	}
+}
+
+// transfer sends random bytes at the rate, and compares sums at the end.
+func (r *roamReport) transfer(ctx context.Context, conn protocols.Connection, cfg roamConfig, ended <-chan struct{}) error {
+	st, err := openKind(ctx, conn, kindBulk)
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	var seed [32]byte
+	rand.Read(seed[:])
+	source, sum := mrand.NewChaCha8(seed), sha256.New()
+	buf := make([]byte, 16<<10)
+	limit := rate.NewLimiter(rate.Limit(cfg.Rate/8), 4*len(buf))
+	for stop := false; !stop || r.Bytes < cfg.Bytes; {
+		select {
+		case <-ended:
+			stop = true
+		default:
+		}
+		if err := limit.WaitN(ctx, len(buf)); err != nil {
+			return err
+		}
+		_, _ = source.Read(buf)
+		sum.Write(buf)
+		if _, err := st.Write(buf); err != nil {
+			return fmt.Errorf("write: %w", err)
+		}
+		r.Bytes += int64(len(buf))
+	}
+	if err := st.CloseWrite(); err != nil {
+		return err
+	}
+	theirs, err := io.ReadAll(st)
+	if err != nil {
+		return fmt.Errorf("read sum: %w", err)
+	}
+	r.Took = time.Since(begin)
+	r.SumOK = string(theirs) == tally(sum, r.Bytes)
+	return nil
+}
+
+func tally(sum hash.Hash, n int64) string { return fmt.Sprintf("%x %d", sum.Sum(nil), n) }
+
+func openKind(ctx context.Context, conn protocols.Connection, kind byte) (protocols.Stream, error) {
+	st, err := conn.OpenStream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, err = st.Write([]byte{kind})
+	return st, err
+}
+
+// roamHandler is the other end.
+type roamHandler struct{}
+
+func (roamHandler) ALPN() string { return roamALPN }
+
+func (roamHandler) Handle(ctx context.Context, conn protocols.Connection, _ auth.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		st, err := conn.AcceptStream(ctx)
+		if err != nil {
+			return err
+		}
+		wg.Go(func() {
+			defer st.Close()
+			var kind [1]byte
+			if _, err := io.ReadFull(st, kind[:]); err != nil {
+				return
+			}
+			if kind[0] == kindEcho {
+				_, _ = io.Copy(writerOnly{st}, readerOnly{st})
+				return
+			}
+			sum := sha256.New()
+			if n, err := io.Copy(sum, readerOnly{st}); err == nil {
+				_, _ = io.WriteString(st, tally(sum, n))
+			}
+		})
+	}
+}
+
+type (
+	readerOnly struct{ io.Reader }
+	writerOnly struct{ io.Writer }
+)
