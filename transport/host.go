@@ -125,48 +125,68 @@ func New(cfg Config) (*Host, error) {
 // leaves nothing; ctx bounds the start only. Being reachable takes longer:
 // see Online.
 func (h *Host) Start(ctx context.Context) (err error) {
-	h.mu.Lock()
-	if h.started || h.closed {
-		h.mu.Unlock()
-		return errors.New("host was started before")
+	if err := h.begin(); err != nil {
+		return err
 	}
-	h.started = true
-	h.ctx, h.cancel = context.WithCancel(context.Background())
-	h.mu.Unlock()
 	defer func() {
 		if err != nil {
 			_ = h.Close()
 		}
 	}()
+	if err := h.engine(); err != nil {
+		return err
+	}
+	if err := h.build(); err != nil {
+		return err
+	}
+	if h.cfg.Relay != nil {
+		if err := h.startRelay(); err != nil {
+			return err
+		}
+	}
+	if err := h.bind(); err != nil {
+		return err
+	}
+	return h.enter(ctx)
+}
+
+// begin marks the start of the Host's one life.
+func (h *Host) begin() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.started || h.closed {
+		return errors.New("host was started before")
+	}
+	h.started = true
+	h.ctx, h.cancel = context.WithCancel(context.Background())
+	return nil
+}
+
+// engine makes what lies below libp2p: the socket of the direct paths, and the
+// magic transport on it.
+func (h *Host) engine() (err error) {
 	h.links = newLinks(h)
 	h.reflectors = newReflectors(h)
 	h.udp = h.openUDP()
 	if h.socket, err = socket.New(socket.Config{
-		Key: h.cfg.Key, Relays: h.links, UDP: h.udp, Events: h.pathChanged, Refresh: h.refresh,
-		Homes: h.links.homeKeys, Other: h.reflectors.answer, Known: h.cfg.Known, Disclose: h.disclose, Loopback: loopbackOnly(h.listen), Logger: h.log,
+		Key: h.cfg.Key, Relays: h.links, UDP: h.udp, Homes: h.links.homeKeys, Other: h.reflectors.answer,
+		Known: h.cfg.Known, Disclose: h.disclose, Loopback: loopbackOnly(h.listen),
+		Events: h.pathChanged, Refresh: h.refresh, Logger: h.log,
 	}); err != nil {
 		return err
 	}
 	h.gather()
 	h.wg.Go(h.reflectors.run)
-	if h.magic, err = magic.New(magic.Config{Key: h.cfg.Key, Socket: h.socket, Find: h.find, Logger: h.log}); err != nil {
-		return err
-	}
-	if err = h.build(); err != nil {
-		return err
-	}
-	if h.cfg.Relay != nil {
-		if err = h.startRelay(); err != nil {
-			return err
-		}
-	}
-	if err = h.bind(); err != nil {
-		return err
-	}
-	if err = h.swarm.AddListenAddr(magic.Addr); err != nil {
+	h.magic, err = magic.New(magic.Config{Key: h.cfg.Key, Socket: h.socket, Find: h.find, Logger: h.log})
+	return err
+}
+
+// enter makes the Host part of the network; libp2p listens by now.
+func (h *Host) enter(ctx context.Context) error {
+	if err := h.swarm.AddListenAddr(magic.Addr); err != nil {
 		return fmt.Errorf("magic transport: %w", err)
 	}
-	if err = h.startDiscovery(ctx); err != nil {
+	if err := h.startDiscovery(ctx); err != nil {
 		return err
 	}
 	h.monitor = netmon.New(netmon.Config{Logger: h.log})

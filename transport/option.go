@@ -16,7 +16,6 @@ import (
 	"go.uber.org/fx"
 
 	"github.com/alkdev/alknet-p2p/transport/magic"
-	"github.com/alkdev/alknet-p2p/transport/magic/socket"
 )
 
 // Option builds the Host around the libp2p host of another program, in place
@@ -102,52 +101,4 @@ func (h *Host) enterWith(ctx context.Context) error {
 		_ = h.Close()
 	}
 	return err
-}
-
-// begin marks the start of the Host's one life.
-func (h *Host) begin() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.started || h.closed {
-		return errors.New("host was started before")
-	}
-	h.started = true
-	h.ctx, h.cancel = context.WithCancel(context.Background())
-	return nil
-}
-
-// engine makes what lies below libp2p: the socket of the direct paths, and the
-// magic transport on it.
-func (h *Host) engine() (err error) {
-	h.links = newLinks(h)
-	h.reflectors = newReflectors(h)
-	h.udp = h.openUDP()
-	if h.socket, err = socket.New(socket.Config{
-		Key: h.cfg.Key, Relays: h.links, UDP: h.udp, Events: h.pathChanged, Refresh: h.refresh,
-		Homes: h.links.homeKeys, Other: h.reflectors.answer, Loopback: loopbackOnly(h.listen), Logger: h.log,
-	}); err != nil {
-		return err
-	}
-	h.gather()
-	h.wg.Go(h.reflectors.run)
-	h.magic, err = magic.New(magic.Config{Key: h.cfg.Key, Socket: h.socket, Find: h.find, Logger: h.log})
-	return err
-}
-
-// enter makes the Host part of the network, when libp2p listens by now.
-func (h *Host) enter(ctx context.Context) error {
-	if err := h.swarm.AddListenAddr(magic.Addr); err != nil {
-		return fmt.Errorf("magic transport: %w", err)
-	}
-	if err := h.startDiscovery(ctx); err != nil {
-		return err
-	}
-	h.wg.Go(h.reap)
-	if h.cfg.Relay != nil || len(h.cfg.Join) == 0 {
-		h.online.set() // nobody else to ask (PATH-35)
-	}
-	h.mu.Lock()
-	h.up = true
-	h.mu.Unlock()
-	return nil
 }

@@ -194,8 +194,9 @@ func VirtualAddr(k relay.Key) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16(a), virtualPort)
 }
 
-// Path tells how packets reach the peer now; ok is false while no path has
-// answered.
+// Path tells how packets reach the peer now: the best path that answered, or
+// the likeliest of those tried, which has no round trip yet. ok is false while
+// there is none.
 func (s *Socket) Path(k relay.Key) (id path.ID, rtt time.Duration, since time.Time, ok bool) {
 	p := s.peer(k)
 	if p == nil {
@@ -203,8 +204,13 @@ func (s *Socket) Path(k relay.Key) (id path.ID, rtt time.Duration, since time.Ti
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	id, _, rtt, since, ok = p.machine.Best()
-	return id, rtt, since, ok
+	if id, _, rtt, since, ok = p.machine.Best(); ok {
+		return id, rtt, since, true
+	}
+	if route := p.machine.Route(); len(route) > 0 {
+		return route[0], 0, time.Time{}, true
+	}
+	return path.ID{}, 0, time.Time{}, false
 }
 
 // Stats returns the counters.
