@@ -154,11 +154,13 @@ func TestOptionRefusals(t *testing.T) {
 	}{
 		"relay":       {change: func(c *transport.Config) { c.Relay = &transport.RelayConfig{} }},
 		"listen":      {change: func(c *transport.Config) { c.Listen = loopback }},
+		"HideIP":      {change: func(c *transport.Config) { c.HideIP = true }},
 		"another key": {change: none, opts: []libp2p.Option{libp2p.Identity(other)}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := libp2p.New(append(test.opts, libp2p.NoListenAddrs, optionHost(t, test.change).Option())...)
-			require.ErrorContains(t, err, "alknet option")
+			require.ErrorContains(t, err, "alknet option: ")
+			require.ErrorContains(t, err, name)
 		})
 	}
 	t.Run("twice", func(t *testing.T) {
