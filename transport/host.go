@@ -244,6 +244,9 @@ func (h *Host) build() error {
 		libp2p.DisableMetrics(),
 		libp2p.UserAgent("alknet-p2p"),
 	}
+	if !h.cfg.HideIP {
+		opts = append(opts, libp2p.EnableRelay()) // stock peers behind stock relays
+	}
 	if h.cfg.Relay != nil {
 		opts = append(opts, libp2p.ForceReachabilityPublic(), libp2p.EnableRelayService(circuitLimits()...),
 			libp2p.EnableNATService())

@@ -414,3 +414,39 @@ func TestRelayedBecomesDirect(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "without a relay", string(got))
 }
+
+// PATH-38: a host that hides its address is dialled and dials by key, yet has
+// connections to relays only; the path stays relayed, and nothing it says
+// names an address.
+func TestPATH38HiddenHostUsesRelaysOnly(t *testing.T) {
+	relay := newRelay(t)
+	open := newHost(t, func(c *transport.Config) {
+		joining(t, relay)(c)
+		c.Listen = loopback
+		c.PublishAddrs = true
+	})
+	hidden := newHost(t, func(c *transport.Config) {
+		joining(t, relay)(c)
+		c.Listen, c.HideIP = nil, true
+	})
+	require.NoError(t, open.Online(within(t, 10*time.Second)))
+	require.NoError(t, hidden.Online(within(t, 10*time.Second)))
+	echo(t, hidden, open)
+	echo(t, open, hidden)
+	require.Never(t, func() bool {
+		for _, c := range hidden.Libp2p().Network().Conns() {
+			if c.RemotePeer() != relay.ID() && !magic.IsAddr(c.RemoteMultiaddr()) {
+				return true
+			}
+		}
+		return hidden.Path(open.ID()).Kind != transport.PathRelayed || open.Path(hidden.ID()).Kind != transport.PathRelayed
+	}, 500*time.Millisecond, 10*time.Millisecond)
+	require.Empty(t, hidden.Libp2p().Addrs())
+	ticket, err := hidden.Ticket()
+	require.NoError(t, err)
+	require.Empty(t, ticket.Addrs)
+	require.NotEmpty(t, ticket.Relays)
+	for _, addr := range open.Libp2p().Peerstore().Addrs(hidden.ID()) {
+		t.Errorf("told %s", addr)
+	}
+}

@@ -36,6 +36,8 @@ type links struct {
 	live atomic.Pointer[[]relay.Key] // links that are up
 	ups  broadcast                   // a link came up
 
+	homed broadcast // homes were chosen
+
 	mu       sync.Mutex
 	known    []relay.Key
 	observed map[relay.Key]string // where each relay sees this node
@@ -59,8 +61,11 @@ func (l *links) start() {
 		OnPeerGone: l.h.socket.PeerGone,
 		OnLink:     l.changed,
 		OnWelcome:  l.welcomed,
-		OnHomes:    func([]relay.Key) { l.h.publish() },
-		Logger:     l.h.log,
+		OnHomes: func([]relay.Key) {
+			l.homed.notify()
+			l.h.publish()
+		},
+		Logger: l.h.log,
 	})
 }
 
@@ -119,6 +124,21 @@ func (l *links) homeKeys() []relay.Key {
 		}
 	}
 	return keys
+}
+
+// waitHome returns once this node has a home to name to others.
+func (l *links) waitHome(ctx context.Context) error {
+	for {
+		chosen := l.homed.wait()
+		if len(l.homeKeys()) > 0 {
+			return nil
+		}
+		select {
+		case <-chosen:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // add names relays to choose homes from.
@@ -278,7 +298,7 @@ func (h *Host) startDiscovery(ctx context.Context) error {
 	h.disc, err = discovery.New(discovery.Config{
 		Host: h.libp2p, Key: h.priv, Network: h.cfg.Network, CacheDir: h.cfg.CacheDir,
 		Next: h.cfg.Next, Generation: h.cfg.Generation,
-		Relay: h.cfg.Relay != nil, DHTServer: h.cfg.Relay != nil, MDNS: !h.cfg.NoMDNS, Bootstrap: join,
+		Relay: h.cfg.Relay != nil, DHTServer: h.cfg.Relay != nil, MDNS: !h.cfg.NoMDNS, RelaysOnly: h.cfg.HideIP, Bootstrap: join,
 		Content: h.content, OwnRelays: h.homes, OpenStream: h.openAddr,
 		FoundRelays: h.learn, FoundPeer: func(p peer.AddrInfo) { h.book.add(p.ID, p.Addrs) },
 		Logger: h.log,

@@ -163,7 +163,7 @@ func (h *Host) proveOnline(via relay.Key) {
 	h.wg.Go(func() {
 		ctx, cancel := context.WithTimeout(h.ctx, openTimeout)
 		defer cancel()
-		if err := h.socket.Loop(ctx, via); err == nil {
+		if h.socket.Loop(ctx, via) == nil && h.links.waitHome(ctx) == nil {
 			h.online.set()
 		}
 	})
