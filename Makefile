@@ -43,6 +43,7 @@ test: deps ## run all tests with the race detector (NAMESPACES=required: none sk
 	@failed=0; \
 	$(TEST) $$(go list ./... | grep -vxF -e '' $(if $(strip $(NAMESPACE_PKGS)),-f <(go list $(NAMESPACE_PKGS)))) || failed=1; \
 	$(if $(strip $(NAMESPACE_PKGS)),$(TEST) -p 1 $(NAMESPACE_PKGS) $(if $(filter required,$(NAMESPACES)),-args -natlab.required) || failed=1;) \
+	$(if $(filter required,$(NAMESPACES)),$(TEST) ./internal/interop -args -interop.required || failed=1;) \
 	exit $$failed
 
 # deps says what is missing, by Debian package, and what that means.
