@@ -15,7 +15,7 @@ func Example() {
 	_, aliceKey, _ := ed25519.GenerateKey(nil)
 	_, bobKey, _ := ed25519.GenerateKey(nil)
 
-	alice, _ := node.New(node.Config{Key: aliceKey, Relay: &node.RelayConfig{}})
+	alice, _ := node.New(node.Config{Key: aliceKey, Relay: &node.RelayConfig{}, Listen: []string{"/ip4/127.0.0.1/tcp/0"}})
 	alice.Calls().Register(call.Operation{
 		Spec: call.Spec{Name: "greet/hello"},
 		Handler: call.HandlerFunc(func(_ context.Context, r *call.Request) (any, error) {

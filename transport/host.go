@@ -411,6 +411,7 @@ func (h *Host) watchNetwork() {
 		h.log.Info("network changed", "reason", c.Reason, "major", c.Major)
 		if c.Major {
 			h.reflectors.reset()
+			h.dropGone()
 			h.links.pool.Kick()
 		} else {
 			h.reflectors.kick()

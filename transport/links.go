@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/alkdev/alknet-p2p/transport/discovery"
 	"github.com/alkdev/alknet-p2p/transport/magic"
@@ -232,6 +234,33 @@ func (h *Host) dropStock(p peer.ID) {
 	for _, c := range h.libp2p.Network().ConnsToPeer(p) {
 		if !isMagic(c) {
 			_ = c.Close()
+		}
+	}
+}
+
+// dropGone closes connections to relays from addresses this machine no longer
+// has: nothing will come back, but the kernel goes on trying (PATH-21).
+func (h *Host) dropGone() {
+	ifaces, err := net.InterfaceAddrs()
+	if err != nil {
+		return
+	}
+	here := make(map[string]bool)
+	for _, a := range ifaces {
+		if n, ok := a.(*net.IPNet); ok {
+			here[n.IP.String()] = true
+		}
+	}
+	for _, k := range h.links.Live() {
+		p, err := magic.PeerID(k)
+		if err != nil {
+			continue
+		}
+		for _, c := range h.libp2p.Network().ConnsToPeer(p) {
+			ip, err := manet.ToIP(c.LocalMultiaddr())
+			if err == nil && !isMagic(c) && !ip.IsUnspecified() && !here[ip.String()] {
+				h.wg.Go(func() { _ = c.Close() })
+			}
 		}
 	}
 }

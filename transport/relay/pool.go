@@ -769,6 +769,11 @@ func (p *Pool) detach(s *slot, l *poolLink) {
 	}
 	s.link, s.rtt, s.since, s.err = nil, l.RTT(), now, l.Err()
 	p.postpone(s, l.Mode(), s.err)
+	if s.failures <= 1 && !p.anyLive() {
+		// The change of network that broke it is over, as a rule. Only an attempt
+		// that fails makes us patient.
+		s.next = now.Add(rand.N(firstRedial / 5))
+	}
 	p.publish()
 	// Where an attempt in another mode makes the relay drop this link, the new
 	// one is up in a moment, or the attempt fails and tells.

@@ -113,20 +113,22 @@ func (a Activity) beat(active bool) time.Duration {
 
 // The clockwork of PATH-15 to PATH-19.
 const (
-	heartbeat    = 3 * time.Second  // ping on best and runner-up (PATH-17)
-	slowBeat     = 45 * time.Second // the same while idle, to keep the links open (PATH-29)
-	activeFor    = 45 * time.Second // after the last data a peer is active (PATH-17)
-	giveUp       = 10 * time.Second // a relay that never answered
-	giveUpDirect = 60 * time.Second // an address that never answered
-	slowProbe    = 5 * time.Second  // to such an address, after the first second (PATH-16)
-	missesToDead = 5                // pings a suspect may miss (PATH-18)
-	doubtAgain   = time.Second      // between two doubts about the best path
-	dwell        = 2 * time.Second  // between two changes of the best path (PATH-19)
-	retryWaiting = 250 * time.Millisecond
-	retryIdle    = 5 * time.Second
-	retryFor     = 30 * time.Second
-	maxPaths     = 32 // candidates held for one peer
-	maxTargets   = 4  // paths that carry the same packet while none is valid
+	heartbeat     = 3 * time.Second  // ping on best and runner-up (PATH-17)
+	slowBeat      = 45 * time.Second // the same while idle, to keep the links open (PATH-29)
+	activeFor     = 45 * time.Second // after the last data a peer is active (PATH-17)
+	giveUp        = 10 * time.Second // a relay that never answered
+	giveUpDirect  = 60 * time.Second // an address that never answered
+	knockAgain    = 20 * time.Millisecond
+	slowProbe     = 5 * time.Second // to such an address, after the first second (PATH-16)
+	missesToDead  = 5               // pings a suspect may miss (PATH-18)
+	maxDoubtAgain = 4 * time.Second
+	doubtAgain    = 250 * time.Millisecond // between two doubts about the best path
+	dwell         = 2 * time.Second        // between two changes of the best path (PATH-19)
+	retryWaiting  = 250 * time.Millisecond
+	retryIdle     = 5 * time.Second
+	retryFor      = 30 * time.Second
+	maxPaths      = 32 // candidates held for one peer
+	maxTargets    = 4  // paths that carry the same packet while none is valid
 )
 
 // Machine holds the paths to one peer. It is not safe for concurrent use. The
@@ -135,6 +137,9 @@ type Machine struct {
 	paths    []*entry
 	best     *entry
 	selected time.Time
+	doubted  time.Time // when the last doubt began
+	doubtVia ID        // the path it came from
+	doubts   int       // since the path was chosen; they become rarer as they prove unfounded
 	doubt    time.Time // since when the peer does not seem to get our direct packets; zero: it does
 	pings    []ID
 	events   []Event
@@ -172,6 +177,15 @@ func (m *Machine) Found(now time.Time, id ID, reset bool) {
 		e.reprobe = true
 		m.ping(now, e)
 		m.choose(now)
+		return
+	}
+	// News of a candidate that has not answered yet, or no more: a NAT may have
+	// opened by now. Knock as if it were new (PATH-16).
+	if e.id.Kind() == Direct && e.state != Valid && now.Sub(e.pinged) >= knockAgain {
+		if now.Sub(e.born) >= time.Second {
+			e.born = now
+		}
+		m.ping(now, e)
 	}
 }
 
@@ -236,12 +250,15 @@ func (m *Machine) Tick(now time.Time, act Activity) time.Time {
 			if e.id.Kind() == Direct && now.Sub(e.born) >= time.Second && (!active || m.direct()) {
 				continue // no need to go on knocking (PATH-16)
 			}
+			if waiting && e.next.After(e.pinged.Add(retryWaiting)) {
+				e.next = e.pinged.Add(retryWaiting)
+			}
 			if !now.Before(e.next) {
 				m.ping(now, e)
 			}
 			sooner(e.next)
 		case Valid:
-			if m.judge(now, e, act) {
+			if m.judge(now, e, act) || m.unanswered(now, e, act) {
 				m.suspect(now, e)
 				sooner(now.Add(e.missAfter()))
 				continue
@@ -257,6 +274,8 @@ func (m *Machine) Tick(now time.Time, act Activity) time.Time {
 				case e.pinged.Before(act.Unanswered):
 					m.ping(now, e)
 					sooner(now.Add(e.limit() / 2))
+				default:
+					sooner(e.pinged.Add(e.limit() / 2))
 				}
 			}
 			if beat := act.beat(active); beat > 0 && m.beats(e) {
@@ -302,7 +321,11 @@ func (m *Machine) Tick(now time.Time, act Activity) time.Time {
 func (m *Machine) Shake(now time.Time) {
 	for _, e := range m.paths {
 		switch e.state {
-		case Valid, Suspect:
+		case Valid:
+			e.state, e.since, e.misses = Suspect, now, 0
+			m.emit(Suspected, e, "network changed")
+			m.ping(now, e)
+		case Suspect:
 			m.ping(now, e)
 		case Dead:
 			if e.reprobe {
@@ -314,15 +337,20 @@ func (m *Machine) Shake(now time.Time) {
 	m.choose(now)
 }
 
-// Doubt says that the peer sends over a relay although our best path is direct:
-// perhaps ours does not reach it. Data is doubled over a relay until the best
-// path answers a ping (PATH-18).
-func (m *Machine) Doubt(now time.Time) {
+// Doubt says that the peer's data comes over another path than our best one,
+// which is direct: perhaps ours does not reach it, or it is no longer there.
+// Data is doubled over that path until the best one answers a ping (PATH-18).
+func (m *Machine) Doubt(now time.Time, via ID) {
 	b := m.best
-	if b == nil || b.id.Kind() != Direct || b.state != Valid || !m.doubt.IsZero() || now.Sub(b.pinged) < doubtAgain {
+	if b == nil || b.id == via || b.id.Kind() != Direct || b.state != Valid || !m.doubt.IsZero() {
 		return
 	}
-	m.doubt = now
+	// The first one is mostly about what was still under way over the old path.
+	if m.doubts > 1 && now.Sub(m.doubted) < min(doubtAgain<<min(m.doubts-2, 8), maxDoubtAgain) {
+		return
+	}
+	m.doubt, m.doubted, m.doubtVia = now, now, via
+	m.doubts++
 	m.ping(now, b)
 }
 
@@ -332,10 +360,8 @@ func (m *Machine) Route() []ID {
 	if m.best != nil && m.best.state == Valid {
 		ids := []ID{m.best.id}
 		if !m.doubt.IsZero() {
-			for _, e := range m.ranked() {
-				if e.state == Valid && e.id.Kind() == Relayed {
-					return append(ids, e.id)
-				}
+			if e := m.find(m.doubtVia); e != nil && e.state == Valid {
+				return append(ids, e.id)
 			}
 		}
 		return ids
@@ -421,7 +447,16 @@ func (m *Machine) judge(now time.Time, e *entry, act Activity) bool {
 	if !e.answered.Before(e.pinged) || now.Sub(e.pinged) < e.missAfter() {
 		return false
 	}
-	return e != m.best || act.LastRecv.Before(e.pinged)
+	// What comes from the peer does not tell that it gets what we send, once it
+	// prefers a relay.
+	return e != m.best || act.LastRecv.Before(e.pinged) || !m.doubt.IsZero()
+}
+
+// unanswered says whether data on the best path, and a ping sent for its sake,
+// have gone unanswered for as long as the limit allows (PATH-18).
+func (m *Machine) unanswered(now time.Time, e *entry, act Activity) bool {
+	return e == m.best && !act.Unanswered.IsZero() && now.Sub(act.Unanswered) >= e.limit() &&
+		!e.pinged.Before(act.Unanswered) && e.answered.Before(e.pinged) && now.Sub(e.pinged) >= e.limit()/2
 }
 
 func (m *Machine) suspect(now time.Time, e *entry) {
@@ -532,7 +567,7 @@ func (m *Machine) choose(now time.Time) {
 			return
 		}
 	}
-	m.best, m.selected, m.doubt = top, now, time.Time{}
+	m.best, m.selected, m.doubt, m.doubts = top, now, time.Time{}, 0
 	for _, e := range m.paths {
 		e.better = 0
 	}

@@ -16,7 +16,9 @@ import (
 // Limits of what others can make this node send straight to addresses
 // (PATH-14, PATH-16).
 const (
-	maxCandidates      = 16  // addresses taken from one CallMeMaybe
+	maxCandidates      = 16 // addresses taken from one CallMeMaybe
+	asksPerSecond      = 2  // CallMeMaybes taken from one peer
+	asksAtOnce         = 6
 	maxProbesPerIP     = 24  // probes one CallMeMaybe sends to one IP
 	probesPerSecond    = 200 // to addresses that have not answered, in all
 	introductionsPerIP = 20  // opened per second and source, before any curve
@@ -70,6 +72,7 @@ func (s *Socket) receiveUDP(from netip.AddrPort, ecn byte, b []byte) {
 			s.stats.unproven.Add(1)
 			return
 		}
+		p.cameOver(path.ID{Addr: from})
 		s.deliver(p, ecn, b)
 		return
 	}
@@ -101,11 +104,14 @@ func (s *Socket) receiveUDP(from netip.AddrPort, ecn byte, b []byte) {
 			s.stats.replayed.Add(1)
 			return
 		}
-		s.sendDisco(id, k, disco.Pong{TxID: m.TxID, BootID: s.boot, Observed: from})
+		// Our own ping leaves before the answer: its pong is then here before the
+		// data that the answer sets free, which is not taken from an address that
+		// has not answered (PATH-8).
 		p.mu.Lock()
 		p.candidate(from)
 		p.apply()
 		p.mu.Unlock()
+		s.sendDisco(id, k, disco.Pong{TxID: m.TxID, BootID: s.boot, Observed: from})
 		p.wake()
 	case disco.Pong:
 		p.heard(s.now())

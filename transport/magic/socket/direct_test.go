@@ -121,7 +121,9 @@ func TestPATH16BecomesDirect(t *testing.T) {
 	b.LinkDown(relayOne)
 	_, err = b.WriteTo([]byte("\x40second"), addr)
 	require.NoError(t, err)
-	got, _ = read(t, a)
+	for got == "\x40first" { // it may have been replayed
+		got, _ = read(t, a)
+	}
 	require.Equal(t, "\x40second", got)
 	_, err = a.WriteTo([]byte("\x40third"), back)
 	require.NoError(t, err)

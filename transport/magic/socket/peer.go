@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/alkdev/alknet-p2p/transport/magic/disco"
 	"github.com/alkdev/alknet-p2p/transport/magic/path"
 	"github.com/alkdev/alknet-p2p/transport/relay"
@@ -18,7 +20,7 @@ const (
 	maxPending   = 128                   // pings without an answer yet
 	pingTimeout  = 10 * time.Second      // after that the answer no longer counts
 	replayLen    = 8                     // packets kept for the first path that works
-	replayFor    = 2 * time.Second
+	replayFor    = 30 * time.Second      // QUIC sends ever more rarely while nothing comes back
 	refreshEvery = 5 * time.Second
 
 	keepAliveSize = 64 // a QUIC packet with a PING or an ACK in it
@@ -44,7 +46,7 @@ type peer struct {
 	settled    atomic.Bool  // the best path is valid
 	direct     atomic.Bool  // and it is direct
 	admitted   atomic.Bool  // may know our addresses (PATH-13)
-	doubted    atomic.Int64 // when a packet last came relayed though our path is direct
+	doubted    atomic.Int64 // when a packet last came over another path than our direct one
 
 	mu        sync.Mutex
 	machine   path.Machine
@@ -59,7 +61,8 @@ type peer struct {
 	refreshed time.Time
 	kick      chan struct{}
 
-	recent ring // the last packets sent
+	asks   *rate.Limiter // CallMeMaybes taken: each one makes us knock
+	recent ring          // the last packets sent
 }
 
 type pending struct {
@@ -107,6 +110,7 @@ func newPeer(s *Socket, k relay.Key) *peer {
 		born:    s.now(),
 		pending: make(map[disco.TxID]pending),
 		changed: make(chan struct{}),
+		asks:    rate.NewLimiter(asksPerSecond, asksAtOnce),
 		kick:    make(chan struct{}, 1),
 	}
 }
@@ -212,10 +216,14 @@ func (p *peer) sendOver(id path.ID, b []byte, segment int, ecn byte) {
 	}
 }
 
-// cameRelayed notes data that came over a relay. When ours goes straight,
-// perhaps it does not arrive: one direction can fail alone (PATH-18).
-func (p *peer) cameRelayed() {
+// cameOver notes data that came over another path than the one ours takes. When
+// ours goes straight, perhaps it does not arrive: one direction can fail alone,
+// and the peer can have moved (PATH-18).
+func (p *peer) cameOver(id path.ID) {
 	if !p.direct.Load() {
+		return
+	}
+	if r := p.route.Load(); r == nil || len(*r) != 1 || (*r)[0] == id {
 		return
 	}
 	now := p.s.now()
@@ -223,7 +231,7 @@ func (p *peer) cameRelayed() {
 		return
 	}
 	p.mu.Lock()
-	p.machine.Doubt(p.s.time(now))
+	p.machine.Doubt(p.s.time(now), id)
 	p.apply()
 	p.mu.Unlock()
 }
@@ -299,7 +307,7 @@ func (p *peer) apply() {
 	}
 	best, state, _, _, ok := p.machine.Best()
 	settled := ok && state == path.Valid
-	p.settled.Store(settled)
+	again := !p.settled.Swap(settled) && settled
 	p.direct.Store(settled && best.Kind() == path.Direct)
 	old := p.route.Load()
 	route := p.machine.Route()
@@ -308,6 +316,9 @@ func (p *peer) apply() {
 		p.replay(old, route, now)
 		close(p.changed)
 		p.changed = make(chan struct{})
+	}
+	if again && old != nil && slices.Contains(*old, best) {
+		p.replayOver(best, now) // what it carried while it did not work
 	}
 	p.takeFrom()
 	for _, ev := range p.machine.Events() {
@@ -346,17 +357,17 @@ func (p *peer) takeFrom() {
 }
 
 // replay sends the last packets over paths that were not in use when they were
-// sent, unless data simply moved from one good path to a better one.
+// sent. Those that came before count once: QUIC knows its packets.
 func (p *peer) replay(old *[]path.ID, route []path.ID, now int64) {
 	for _, id := range route {
-		if old != nil && slices.Contains(*old, id) {
-			continue
+		if old == nil || !slices.Contains(*old, id) {
+			p.replayOver(id, now)
 		}
-		if id.Kind() == path.Direct && old != nil && len(*old) == 1 && p.machine.State((*old)[0]) == path.Valid {
-			continue
-		}
-		p.recent.each(now, func(b []byte) { p.sendOver(id, b, len(b), 0) })
 	}
+}
+
+func (p *peer) replayOver(id path.ID, now int64) {
+	p.recent.each(now, func(b []byte) { p.sendOver(id, b, len(b), 0) })
 }
 
 func (p *peer) ping(id path.ID) {

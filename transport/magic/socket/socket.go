@@ -414,7 +414,7 @@ func (s *Socket) receiveData(via, from relay.Key, ecn byte, payload []byte) {
 		s.stats.unproven.Add(1)
 		return
 	}
-	p.cameRelayed()
+	p.cameOver(path.ID{Relay: via})
 	s.deliver(p, ecn, payload)
 }
 
@@ -460,6 +460,10 @@ func (s *Socket) receiveDisco(via, from relay.Key, payload []byte) {
 		p.prove(via)
 		s.consider(p)
 		if !p.admitted.Load() {
+			return
+		}
+		if !p.asks.Allow() {
+			s.stats.rateLimited.Add(1)
 			return
 		}
 		p.mu.Lock()
