@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -48,7 +49,7 @@ func (h *Host) Status() Status {
 	if !h.running() {
 		return Status{Reachability: ReachabilityUnknown, NATMapping: "unknown"}
 	}
-	st := Status{Online: h.online.is(), Reachability: h.reachability(), NATMapping: h.reflectors.mapping()}
+	st := Status{Online: h.online.is() && h.linked(), Reachability: h.reachability(), NATMapping: h.reflectors.mapping()}
 	for _, home := range h.links.pool.Homes() {
 		p, err := magic.PeerID(home.Key)
 		if err != nil {
@@ -61,6 +62,14 @@ func (h *Host) Status() Status {
 		st.Relays = append(st.Relays, r)
 	}
 	return st
+}
+
+// linked tells that a home is up, or none is needed.
+func (h *Host) linked() bool {
+	if h.cfg.Relay != nil || h.cfg.NoRelays || len(h.cfg.Join) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(h.links.pool.Homes(), func(home relay.HomeInfo) bool { return home.Home && home.Up })
 }
 
 // reachability compares where relays see this node with what it has: a node

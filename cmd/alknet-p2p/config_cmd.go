@@ -2,11 +2,15 @@ package main
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"github.com/alkdev/alknet-p2p/node"
 )
 
 func newConfig(a *app) *cobra.Command {
@@ -60,6 +64,9 @@ func newConfigCheck(a *app) *cobra.Command {
 				}
 				return err
 			}
+			if err := cfg.tryOut(h); err != nil {
+				return failf(exitUsage, codeConfig, "%s: %s", file, err)
+			}
 			answer := struct {
 				Path       string `json:"path"`
 				Operations int    `json:"operations"`
@@ -69,4 +76,25 @@ func newConfigCheck(a *app) *cobra.Command {
 			})
 		},
 	}
+}
+
+// tryOut makes a node of the configuration, with a key that is thrown away, and
+// starts nothing: what up would refuse is refused here.
+func (c *config) tryOut(h home) error {
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.DiscardHandler)
+	ops, err := c.operations(log)
+	if err != nil {
+		return err
+	}
+	cfg := c.node(h, nodeFlags{}, &nodeKey{private: key}, nil, log)
+	cfg.CacheDir = ""
+	n, err := node.New(cfg)
+	if err != nil {
+		return err
+	}
+	return n.Calls().Register(ops...)
 }

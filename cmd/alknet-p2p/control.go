@@ -98,8 +98,8 @@ type message struct {
 	Status     *node.Status         `json:"status,omitzero"`
 	Ticket     string               `json:"ticket,omitzero"`
 	Operations []call.OperationInfo `json:"operations,omitempty"`
-	Output     json.RawMessage      `json:"output,omitempty"` // of a call
-	Item       json.RawMessage      `json:"item,omitempty"`   // of a subscription
+	Output     json.RawMessage      `json:"output,omitzero"` // of a call; omitempty would drop {}
+	Item       json.RawMessage      `json:"item,omitzero"`   // of a subscription
 	Ping       *node.Ping           `json:"ping,omitzero"`
 	Result     *node.PingResult     `json:"result,omitzero"`
 

@@ -33,7 +33,7 @@ type request struct {
 	Target string `json:"target"`
 
 	Operation string          `json:"operation,omitempty"`
-	Input     json.RawMessage `json:"input,omitempty"`
+	Input     json.RawMessage `json:"input,omitzero"`   // omitempty would drop {}
 	Timeout   duration        `json:"timeout,omitzero"` // of the call; 0: the default
 
 	Count       int      `json:"count,omitzero"`

@@ -97,10 +97,18 @@ func (st *stream) expire() {
 	}
 }
 
+// excessFrame bounds what is read of a request that will be refused, so that
+// streams over the limit hold little memory.
+const excessFrame = 64 << 10
+
 // read takes events off the stream until it ends.
 func (st *stream) read() {
 	defer st.s.recovered("stream reader")
-	frames := wire.NewReader(st.raw, st.s.limits.FrameSize)
+	limit := st.s.limits.FrameSize
+	if st.role == excess {
+		limit = min(limit, excessFrame)
+	}
+	frames := wire.NewReader(st.raw, limit)
 	for {
 		body, shared, err := frames.Next()
 		if err == nil {

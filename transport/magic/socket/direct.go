@@ -25,6 +25,7 @@ const (
 	introductionsAll   = 500
 	callEvery          = 5 * time.Second // CallMeMaybe again, while relayed and active
 	readBatch          = 8
+	readAgain          = time.Second
 	groBuffer          = 64 << 10
 )
 
@@ -46,8 +47,15 @@ func (s *Socket) readUDP(c *udp.Conn) {
 				return
 			default:
 			}
-			s.log.Debug("UDP socket failed", "addr", c.LocalAddr(), "err", err)
-			return
+			// A socket recovers from what the network does to it; what does not
+			// pass is said again now and then.
+			s.log.Warn("UDP socket failed to read", "addr", c.LocalAddr(), "err", err)
+			select {
+			case <-s.done:
+				return
+			case <-time.After(readAgain):
+			}
+			continue
 		}
 		for i := range ms[:n] {
 			m := &ms[i]

@@ -352,7 +352,9 @@ func (p *peer) takeFrom() {
 	}
 	p.paths = paths
 	p.s.mu.Lock()
-	p.s.index.Store(p.s.index.Load().withPaths(p, paths))
+	if p.s.peer(p.key) == p { // else it was forgotten just now
+		p.s.index.Store(p.s.index.Load().withPaths(p, paths))
+	}
 	p.s.mu.Unlock()
 }
 
@@ -396,7 +398,7 @@ func (p *peer) ping(id path.ID) {
 	if p.machine.State(id) == path.Valid {
 		box, err = p.s.id.SealDirect(nil, p.key, ping.Sized(disco.Direct, MaxPacket))
 	} else {
-		if !p.s.probes.Allow() {
+		if p.machine.State(id) == path.Probing && !p.s.probes.Allow() {
 			p.s.stats.probesHeld.Add(1)
 			return
 		}

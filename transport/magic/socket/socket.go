@@ -247,6 +247,7 @@ func (s *Socket) Dial(k relay.Key) (addr *net.UDPAddr, release func(), err error
 		}
 	}
 	p.admit()
+	p.wake() // its loop forgets it once it is of no interest
 	return p.addr, p.unpin, nil
 }
 

@@ -370,3 +370,18 @@ func TestReadsAreWoken(t *testing.T) {
 	require.ErrorIs(t, <-errs, net.ErrClosed)
 	require.NoError(t, a.Close())
 }
+
+// A peer that was dialled in vain, with no relay to try, is forgotten too.
+func TestPATH17DialledInVainIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a, _ := w.socket(t, 1)
+		_, nobody := keyPair(7)
+		_, release, err := a.Dial(nobody)
+		require.NoError(t, err)
+		release()
+		time.Sleep(5 * time.Minute)
+		_, _, err = a.Pin(net.UDPAddrFromAddrPort(socket.VirtualAddr(nobody)))
+		require.Error(t, err)
+	})
+}
