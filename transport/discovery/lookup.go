@@ -15,10 +15,11 @@ const (
 	lookupTime   = 2 * time.Second
 	lookupSettle = 500 * time.Millisecond
 
-	// After a search the DHT is not asked for the same key again for a while,
-	// which is short when nothing was found: the peer may be about to publish.
-	lookupAgainFound = time.Minute
+	// After a search the DHT is not asked for the same key again for a while.
+	// That is how long a peer that publishes right after the search is not seen:
+	// one that was not there before, or has moved and is found as it was.
 	lookupAgainNone  = 5 * time.Second
+	lookupAgainFound = 15 * time.Second
 	lookupKeys       = 8192 // that is remembered for
 
 	// A search costs others far more than a request costs who asks.

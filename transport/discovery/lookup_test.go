@@ -187,3 +187,57 @@ func TestLookupsClose(t *testing.T) {
 		l.Close()
 	})
 }
+
+// dhtOf answers every search with the record it has, and takes no deposit.
+type dhtOf struct {
+	record   *box[*Record]
+	searches *box[int]
+}
+
+func (d dhtOf) lookup(_ context.Context, _ peer.ID, found func([]byte)) error {
+	d.searches.set(d.searches.get() + 1)
+	time.Sleep(100 * time.Millisecond)
+	found(d.record.get().Envelope())
+	return nil
+}
+
+func (dhtOf) deposit(context.Context, *Record) error { return errNoDHT }
+
+// The record of a peer that has no connection to the relay is given out at once
+// and looked up meanwhile; that it has moved is seen before long even when the
+// first search came too early.
+func TestAddrServerSeesThatPeersMove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old := sealed(t, 1)
+		moved := sealed(t, 1, func(r *Record) { r.Seq++ })
+		linked := boxed(true)
+		dht := dhtOf{record: boxed(old), searches: boxed(0)}
+		s := newAddrServer(testNetwork, time.Now, slog.New(slog.DiscardHandler), dht, func(peer.ID) bool { return linked.get() })
+		defer s.Close()
+		key, err := rawKey(testID(1))
+		require.NoError(t, err)
+		ask := func() []byte {
+			begin := time.Now()
+			kind, body := s.answer(testID(9), addrGet, key)
+			require.EqualValues(t, addrFound, kind)
+			require.Equal(t, begin, time.Now(), "a record that is held is not waited for")
+			time.Sleep(200 * time.Millisecond)
+			return body
+		}
+		kind, _ := s.answer(testID(1), addrPut, old.Envelope())
+		require.EqualValues(t, addrStored, kind)
+		require.Equal(t, old.Envelope(), ask())
+		require.Zero(t, dht.searches.get(), "the peer is here")
+
+		linked.set(false)
+		require.Equal(t, old.Envelope(), ask())
+		require.Equal(t, 1, dht.searches.get())
+		dht.record.set(moved)
+		require.Equal(t, old.Envelope(), ask())
+		require.Equal(t, 1, dht.searches.get())
+		time.Sleep(lookupAgainFound)
+		require.Equal(t, old.Envelope(), ask())
+		require.Equal(t, moved.Envelope(), ask())
+		require.Equal(t, 2, dht.searches.get())
+	})
+}

@@ -35,10 +35,13 @@ func (d *dials) InterceptPeerDial(p peer.ID) bool {
 	return true
 }
 
-func (*dials) InterceptAddrDial(peer.ID, ma.Multiaddr) bool                             { return true }
-func (*dials) InterceptAccept(network.ConnMultiaddrs) bool                              { return true }
+func (*dials) InterceptAddrDial(peer.ID, ma.Multiaddr) bool { return true }
+
+func (*dials) InterceptAccept(network.ConnMultiaddrs) bool { return true }
+
 func (*dials) InterceptSecured(network.Direction, peer.ID, network.ConnMultiaddrs) bool { return true }
-func (*dials) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason)          { return true, 0 }
+
+func (*dials) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) { return true, 0 }
 
 func (d *dials) get() []peer.ID {
 	d.mu.Lock()
@@ -70,6 +73,17 @@ func finds(t *testing.T, d *Discovery, p peer.ID, source Source, want func(*Reco
 		}
 		return fmt.Errorf("%s is not found by %s", p, source)
 	}
+}
+
+// inDHT is the record of p that d's own DHT node finds, nil if none.
+func inDHT(t *testing.T, d *Discovery, p peer.ID) (r *Record) {
+	t.Helper()
+	_ = d.dht.search(t.Context(), p, func(raw []byte) {
+		var err error
+		r, err = OpenRecord(raw, testNetwork, p, time.Now())
+		require.NoError(t, err)
+	})
+	return r
 }
 
 func names(relay host.Host) func(*Record) bool {
@@ -121,15 +135,24 @@ func TestPATH38RelaysOnly(t *testing.T) {
 
 	// a moves to the other relay, whose puts reach the DHT; its first relay
 	// still has the old record, and finds the new one for those who ask.
-	require.NoError(t, a.Network().ClosePeer(r1.ID()))
+	aHome.set(Content{Relays: at2})
+	require.NoError(t, da.Publish(t.Context()))
 	eventually(t, func() error {
+		// Again, for a put that was under way may have linked them anew.
+		if err := a.Network().ClosePeer(r1.ID()); err != nil {
+			return err
+		}
 		if dr1.linked(a.ID()) {
 			return errors.New("still linked")
 		}
 		return nil
 	})
-	aHome.set(Content{Relays: at2})
-	require.NoError(t, da.Publish(t.Context()))
+	eventually(t, func() error {
+		if r := inDHT(t, ds, a.ID()); r == nil || !names(r2)(r) {
+			return errors.New("not in the DHT yet")
+		}
+		return nil
+	})
 	c, cDials := newHidden(t, 13)
 	dc := start(t, Config{Host: c, RelaysOnly: true, OwnRelays: func() []peer.AddrInfo { return at1 }})
 	eventually(t, func() error {
@@ -274,6 +297,12 @@ func TestPATH38FloodIsBounded(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, kad.Close()) })
 	require.NoError(t, server.Connect(t.Context(), infoOf(relay)))
 	eventually(t, hasDHTPeers(dr, 1))
+	eventually(t, func() error {
+		if kad.RoutingTable().Size() == 0 {
+			return errNoDHT
+		}
+		return nil
+	})
 	known := sealed(t, 9)
 	require.NoError(t, kad.PutValue(t.Context(), RecordKey(known.Peer), known.Envelope()))
 
