@@ -273,7 +273,7 @@ func TestPATH38FloodIsBounded(t *testing.T) {
 	unknown := make(map[string]bool)
 	var ids []peer.ID
 	for i := range keys {
-		p := peerOf([]byte(fmt.Sprintf("unknown key %020d", i)))
+		p := peerOf(fmt.Appendf(nil, "unknown key %020d", i))
 		ids = append(ids, p)
 		unknown[RecordKey(p)] = true
 	}
