@@ -114,7 +114,7 @@ func TestControlEndsWhatNobodyReads(t *testing.T) {
 	<-n.left
 }
 
-// DESIGN 12: a home with a long path has its socket elsewhere, the same one
+// A home with a long path has its socket elsewhere, the same one
 // for every process and not where the environment says.
 func TestControlOfALongHome(t *testing.T) {
 	long := home(filepath.Join(t.TempDir(), strings.Repeat("x", 120)))

@@ -70,7 +70,7 @@ func TestOutputs(t *testing.T) {
 	}
 }
 
-// The operation of DESIGN's example: the table of df as JSON.
+// The operation of the README's example: the table of df as JSON.
 func TestDiskFree(t *testing.T) {
 	want, err := exec.Command("df", "-P").Output()
 	require.NoError(t, err)
