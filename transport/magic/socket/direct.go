@@ -187,15 +187,6 @@ func (s *Socket) NetworkChanged() {
 	}
 }
 
-// PathAddr returns the local address of the UDP socket of a family, if there
-// is one.
-func (s *Socket) PathAddr(v6 bool) (netip.AddrPort, bool) {
-	if c := s.udpFor(v6); c != nil {
-		return c.LocalAddr(), true
-	}
-	return netip.AddrPort{}, false
-}
-
 // WriteRaw sends a packet of another protocol from the port that peers know,
 // such as a question to a reflector.
 func (s *Socket) WriteRaw(b []byte, to netip.AddrPort) error {

@@ -237,3 +237,23 @@ func TestPATH12RoamingPeer(t *testing.T) {
 		return ok && id.Addr == newAddr
 	}, 5*time.Second, time.Millisecond)
 }
+
+// An empty packet is no packet; it must not end anything either.
+func TestEmptyPacket(t *testing.T) {
+	w := newWire(t)
+	a, aKey, aAddr := w.open(t, 1, nil)
+	b, _, _ := w.open(t, 2, nil)
+	addr, release, err := b.Dial(aKey)
+	require.NoError(t, err)
+	defer release()
+	_, err = b.WriteTo(nil, addr)
+	require.NoError(t, err)
+	c, err := udp.Listen("udp4", netip.MustParseAddrPort("127.0.0.1:0"))
+	require.NoError(t, err)
+	defer c.Close()
+	_ = c.Write([]byte{}, aAddr, 0, 0)
+	_, err = b.WriteTo([]byte("\x40after"), addr)
+	require.NoError(t, err)
+	got, _ := read(t, a)
+	require.Equal(t, "\x40after", got)
+}

@@ -175,6 +175,9 @@ func (p *peer) disprove(via relay.Key) {
 // send gives a packet, or several of size segment, to the path, or to every
 // candidate while none has answered.
 func (p *peer) send(b []byte, segment int, ecn byte) {
+	if len(b) == 0 {
+		return
+	}
 	now := p.s.now()
 	p.lastSent.Store(now)
 	p.used(len(b), now)
