@@ -28,7 +28,7 @@ import (
 // transports are the ways two hosts of these tests are joined.
 var transports = map[string]libp2p.Option{
 	"quic":      libp2p.ChainOptions(libp2p.Transport(libp2pquic.NewTransport), libp2p.ListenAddrStrings("/ip4/127.0.0.1/udp/0/quic-v1")),
-	"tcp-noise": libp2p.ChainOptions(libp2p.Transport(tcp.NewTCPTransport), libp2p.Security(noise.ID, noise.New), libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0")),
+	"tcp-noise": libp2p.ChainOptions(libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport()), libp2p.Security(noise.ID, noise.New), libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0")),
 }
 
 // testHost is the glue between a plain libp2p host and a Router.

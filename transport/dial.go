@@ -47,11 +47,18 @@ func (h *Host) Connect(ctx context.Context, p peer.ID) error {
 		return err
 	}
 	defer h.leave(d)
-	select {
-	case <-d.done:
-		return d.err
-	case <-ctx.Done():
-		return fmt.Errorf("dial %s: %w", p, context.Cause(ctx))
+	for {
+		changed := h.changes.wait()
+		if h.bestConn(p) != nil { // by this attempt, or the peer's own
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-d.done:
+			return d.err
+		case <-ctx.Done():
+			return fmt.Errorf("dial %s: %w", p, context.Cause(ctx))
+		}
 	}
 }
 

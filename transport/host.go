@@ -227,7 +227,12 @@ func (h *Host) build() error {
 		libp2p.NoListenAddrs,
 		libp2p.Transport(h.magic.Constructor),
 		libp2p.Transport(quictransport.NewTransport),
-		libp2p.Transport(tcp.NewTCPTransport),
+		// From a port of its own, which DisableReuseport alone does not do for a
+		// shared listener: two hosts that dial each other at once from their
+		// listeners' ports make one TCP connection of two clients and no server.
+		libp2p.Transport(tcp.NewTCPTransport, tcp.WithDialerForAddr(func(ma.Multiaddr) (tcp.ContextDialer, error) {
+			return new(net.Dialer), nil
+		})),
 		libp2p.Transport(websocket.New),
 		libp2p.ShareTCPListener(),
 		libp2p.Security(libp2ptls.ID, libp2ptls.New),

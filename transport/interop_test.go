@@ -98,6 +98,25 @@ func TestWeDialStock(t *testing.T) {
 	}
 }
 
+// Both sides dial at the same moment over TCP: each dial succeeds. With
+// libp2p's port reuse on our side a third of them met as one connection of
+// two clients (RFC 9293 §3.5, simultaneous open) and both failed.
+func TestBothDialAtOnceOverTCP(t *testing.T) {
+	for range 20 {
+		ours := newHost(t, func(c *transport.Config) { c.Listen = []string{ways["TCP"]} })
+		stock := stockWith(t, libp2p.ListenAddrStrings(ways["TCP"]))
+		ours.AddTicket(ticketOf(t, stock))
+		start, dialled := make(chan struct{}), make(chan error, 1)
+		go func() {
+			<-start
+			dialled <- stock.Connect(within(t, 10*time.Second), peer.AddrInfo{ID: ours.ID(), Addrs: ours.Libp2p().Addrs()})
+		}()
+		close(start)
+		oursToStock(t, ours, stock.ID())
+		require.NoError(t, <-dialled)
+	}
+}
+
 // PATH-31: a relay of ours is a circuit relay to stock hosts: two of them that
 // only dial meet through it, without libp2p's limits of time and data.
 func TestPATH31StockHostsMeetThroughOurRelay(t *testing.T) {

@@ -29,7 +29,7 @@ var transports = []struct {
 	option libp2p.Option
 }{
 	{"quic", libp2p.ChainOptions(libp2p.Transport(libp2pquic.NewTransport), libp2p.ListenAddrStrings("/ip4/127.0.0.1/udp/0/quic-v1"))},
-	{"tcp", libp2p.ChainOptions(libp2p.Transport(tcp.NewTCPTransport), libp2p.Security(noise.ID, noise.New), libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"))},
+	{"tcp", libp2p.ChainOptions(libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport()), libp2p.Security(noise.ID, noise.New), libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"))},
 }
 
 // plainHost is a libp2p host as a Router takes it.

@@ -56,7 +56,7 @@ func newHost(t *testing.T, key byte, opts ...libp2p.Option) host.Host {
 	opts = append([]libp2p.Option{
 		libp2p.Identity(testKey(key)),
 		libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"),
-		libp2p.Transport(tcp.NewTCPTransport),
+		libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport()),
 		libp2p.DisableMetrics(),
 	}, opts...)
 	h, err := libp2p.New(opts...)
