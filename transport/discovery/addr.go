@@ -43,6 +43,9 @@ const (
 	addrNotFound = 4
 	addrStored   = 5
 	addrRefused  = 6 // one byte, the reason
+
+	addrGetHandOver = 7 // request: 32 bytes, the commitment; answered as addrGet
+	addrPutHandOver = 8 // request: a sealed hand-over; answered as addrPut
 )
 
 // Reasons in addrRefused.
@@ -60,11 +63,11 @@ var ErrRefused = errors.New("refused by the other side")
 
 // dhtForOthers is what a relay does in its DHT for those who ask it.
 type dhtForOthers interface {
-	// lookup calls found for every record of p that is better than those
+	// lookup calls found for every value under key that is better than those
 	// before, until the search or ctx is over.
-	lookup(ctx context.Context, p peer.ID, found func(raw []byte)) error
-	// deposit puts a record; an error when no other server could be asked.
-	deposit(ctx context.Context, r *Record) error
+	lookup(ctx context.Context, key string, found func(raw []byte)) error
+	// deposit puts a value; an error when no other server could be asked.
+	deposit(ctx context.Context, v value) error
 }
 
 // addrServer answers ProtocolID from a table and, with a DHT, looks up there
@@ -101,7 +104,7 @@ func newAddrServer(networkName string, now func() time.Time, log *slog.Logger, d
 		perPeer: make(map[peer.ID]int),
 	}
 	if dht != nil {
-		s.lookups = newLookups(networkName, now, log, dht.lookup, func(r *Record) { s.table.put(r) })
+		s.lookups = newLookups(networkName, now, log, dht.lookup, func(v value) { s.table.put(v) })
 		s.deposits = startDeposits(log, dht.deposit)
 	}
 	return s
@@ -203,21 +206,26 @@ func (s *addrServer) answer(p peer.ID, kind byte, body []byte) (byte, []byte) {
 		if len(body) != 32 {
 			return addrRefused, []byte{refusedMalformed}
 		}
-		return s.get(p, peerOf(body))
-	case addrPut:
-		// Who carries the record does not matter: it must speak for itself.
+		return s.get(p, RecordKey(peerOf(body)), peerOf(body))
+	case addrGetHandOver:
+		if len(body) != 32 {
+			return addrRefused, []byte{refusedMalformed}
+		}
+		return s.get(p, handOverKey([32]byte(body)), "")
+	case addrPut, addrPutHandOver:
+		// Who carries it does not matter: it must speak for itself.
 		if !s.puts.allow(p) {
 			return addrRefused, []byte{refusedBusy}
 		}
-		r, err := openAnyRecord(body, s.network, s.now())
+		v, err := s.open(kind, body)
 		if err != nil {
 			return addrRefused, []byte{refusalOf(err)}
 		}
-		if newer := s.table.put(r); newer != nil {
+		if newer := s.table.put(v); newer != nil {
 			return addrFound, newer
 		}
 		if s.deposits != nil {
-			s.deposits.add(p, r)
+			s.deposits.add(p, v)
 		}
 		return addrStored, nil
 	default:
@@ -225,26 +233,46 @@ func (s *addrServer) answer(p peer.ID, kind byte, body []byte) (byte, []byte) {
 	}
 }
 
-// get answers asker's question for the record of p.
-func (s *addrServer) get(asker, p peer.ID) (byte, []byte) {
-	env := s.table.get(p, s.now())
+// open checks what is to be put.
+func (s *addrServer) open(kind byte, body []byte) (value, error) {
+	if kind == addrPut {
+		r, err := openAnyRecord(body, s.network, s.now())
+		if err != nil {
+			return value{}, err
+		}
+		return r.value(), nil
+	}
+	h, err := OpenHandOver(body)
+	if err != nil {
+		return value{}, err
+	}
+	if err := h.checkClock(s.now()); err != nil {
+		return value{}, err
+	}
+	return h.value(), nil
+}
+
+// get answers asker's question for what stands under key, the record of p if p
+// is not "".
+func (s *addrServer) get(asker peer.ID, key string, p peer.ID) (byte, []byte) {
+	raw := s.table.get(key, s.now())
 	switch {
 	case s.lookups == nil:
-	case env == nil:
-		err := s.lookups.find(asker, p)
+	case raw == nil:
+		err := s.lookups.find(asker, key)
 		// A put may have come meanwhile, whatever became of the search.
-		if env = s.table.get(p, s.now()); env == nil && err != nil {
+		if raw = s.table.get(key, s.now()); raw == nil && err != nil {
 			return addrRefused, []byte{refusedBusy}
 		}
-	case !s.linked(p):
+	case p != "" && !s.linked(p):
 		// It may have moved to other relays: those who ask again, because it
 		// could not be reached, get what is found now.
-		_, _ = s.lookups.start(asker, p)
+		_, _ = s.lookups.start(asker, key)
 	}
-	if env == nil {
+	if raw == nil {
 		return addrNotFound, nil
 	}
-	return addrFound, env
+	return addrFound, raw
 }
 
 // addrClient asks others by ProtocolID. open opens a stream to a peer.
@@ -296,6 +324,35 @@ func (c *addrClient) put(ctx context.Context, relay peer.ID, r *Record) (newer *
 	default:
 		return nil, answerError(kind, body)
 	}
+}
+
+// getHandOver asks relay for the hand-over to the key behind commitment; nil
+// without an error if it has none.
+func (c *addrClient) getHandOver(ctx context.Context, relay peer.ID, commitment [32]byte) (*HandOver, error) {
+	kind, body, err := c.ask(ctx, relay, addrGetHandOver, commitment[:])
+	if err != nil {
+		return nil, err
+	}
+	switch kind {
+	case addrFound:
+		return openCommitted(body, commitment)
+	case addrNotFound:
+		return nil, nil
+	default:
+		return nil, answerError(kind, body)
+	}
+}
+
+// putHandOver gives h to relay.
+func (c *addrClient) putHandOver(ctx context.Context, relay peer.ID, h *HandOver) error {
+	kind, body, err := c.ask(ctx, relay, addrPutHandOver, h.sealed)
+	if err != nil {
+		return err
+	}
+	if kind == addrStored || kind == addrFound {
+		return nil
+	}
+	return answerError(kind, body)
 }
 
 // ask makes one request on a stream of its own and returns the answer.

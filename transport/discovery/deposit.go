@@ -32,7 +32,7 @@ const (
 // them to it and do not speak to the DHT themselves (PATH-38). It owns one
 // cancel and one WaitGroup; Close returns after the last put.
 type deposits struct {
-	put   func(context.Context, *Record) error
+	put   func(context.Context, value) error
 	log   *slog.Logger
 	limit *limiter      // by who brings a record
 	pace  *rate.Limiter // of what goes out
@@ -42,26 +42,26 @@ type deposits struct {
 	added  chan struct{}
 
 	mu      sync.Mutex
-	waiting map[peer.ID]*deposit
-	taken   *lru[peer.ID, takenDeposit]
+	waiting map[string]*deposit
+	taken   *lru[string, takenDeposit]
 }
 
-// deposit is the newest record of a key that is to be put.
+// deposit is the newest value under a key that is to be put.
 type deposit struct {
-	record *Record
-	due    time.Time
-	tries  int
+	value value
+	due   time.Time
+	tries int
 }
 
 // takenDeposit says what was put for a key last.
 type takenDeposit struct {
-	seq uint64 // 0 when it failed for good: the same record may come again
-	at  time.Time
+	order uint64 // 0 when it failed for good: the same value may come again
+	at    time.Time
 }
 
 // startDeposits begins in the background. put must end soon after its context,
 // and fails when no other server could be asked.
-func startDeposits(log *slog.Logger, put func(context.Context, *Record) error) *deposits {
+func startDeposits(log *slog.Logger, put func(context.Context, value) error) *deposits {
 	ctx, cancel := context.WithCancel(context.Background())
 	d := &deposits{
 		put:     put,
@@ -70,37 +70,36 @@ func startDeposits(log *slog.Logger, put func(context.Context, *Record) error) *
 		pace:    rate.NewLimiter(depositsPerSecond, depositsAtOnce),
 		cancel:  cancel,
 		added:   make(chan struct{}, 1),
-		waiting: make(map[peer.ID]*deposit),
-		taken:   newLRU(2*depositsWaiting, 2*depositsWaiting, func(peer.ID, takenDeposit) int { return 1 }),
+		waiting: make(map[string]*deposit),
+		taken:   newLRU(2*depositsWaiting, 2*depositsWaiting, func(string, takenDeposit) int { return 1 }),
 	}
 	d.wg.Go(func() { d.run(ctx) })
 	return d
 }
 
-// add takes in an opened record that carrier brought. It never blocks: when
-// there are too many the record is passed over, and comes again within the hour.
-func (d *deposits) add(carrier peer.ID, r *Record) {
-	r = r.bare()
+// add takes in a value that carrier brought. It never blocks: when there are
+// too many the value is passed over, and comes again within the hour.
+func (d *deposits) add(carrier peer.ID, v value) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if w, ok := d.waiting[r.Peer]; ok {
-		if r.Newer(w.record) {
-			w.record, w.tries = r, 0
-			if due := d.dueLocked(r.Peer); due.Before(w.due) {
+	if w, ok := d.waiting[v.key]; ok {
+		if v.newer(w.value) {
+			w.value, w.tries = v, 0
+			if due := d.dueLocked(v.key); due.Before(w.due) {
 				w.due = due
 				d.wake()
 			}
 		}
 		return
 	}
-	if last, ok := d.taken.get(r.Peer); ok && r.Seq <= last.seq {
+	if last, ok := d.taken.get(v.key); ok && v.order <= last.order {
 		return
 	}
 	if len(d.waiting) >= depositsWaiting || !d.limit.allow(carrier) {
-		d.log.Debug("record not put into the DHT: too many", "peer", r.Peer)
+		d.log.Debug("record not put into the DHT: too many", "peer", carrier)
 		return
 	}
-	d.waiting[r.Peer] = &deposit{record: r, due: d.dueLocked(r.Peer)}
+	d.waiting[v.key] = &deposit{value: v, due: d.dueLocked(v.key)}
 	d.wake()
 }
 
@@ -125,7 +124,7 @@ func (d *deposits) run(ctx context.Context) {
 		w := d.take()
 		d.wg.Go(func() {
 			defer func() { <-slots }()
-			if err := d.put(ctx, w.record); err != nil {
+			if err := d.put(ctx, w.value); err != nil {
 				d.failed(w, err)
 			}
 		})
@@ -161,8 +160,8 @@ func (d *deposits) take() *deposit {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	w := d.firstLocked()
-	delete(d.waiting, w.record.Peer)
-	d.taken.put(w.record.Peer, takenDeposit{seq: w.record.Seq, at: time.Now()})
+	delete(d.waiting, w.value.key)
+	d.taken.put(w.value.key, takenDeposit{order: w.value.order, at: time.Now()})
 	return w
 }
 
@@ -175,10 +174,10 @@ func (d *deposits) firstLocked() (first *deposit) {
 	return first
 }
 
-// dueLocked is when a new record of p may be put.
-func (d *deposits) dueLocked(p peer.ID) time.Time {
+// dueLocked is when a new value under key may be put.
+func (d *deposits) dueLocked(key string) time.Time {
 	now := time.Now()
-	if last, ok := d.taken.get(p); ok {
+	if last, ok := d.taken.get(key); ok {
 		if next := last.at.Add(depositGap); next.After(now) {
 			return next
 		}
@@ -196,21 +195,21 @@ func (d *deposits) wake() {
 
 // failed lets w be tried again, unless a newer one waits or it was tried often.
 func (d *deposits) failed(w *deposit, err error) {
-	p := w.record.Peer
-	d.log.Debug("record not put into the DHT", "peer", p, "err", err)
+	key := w.value.key
+	d.log.Debug("record not put into the DHT", "err", err)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if last, ok := d.taken.get(p); ok && last.seq > w.record.Seq {
+	if last, ok := d.taken.get(key); ok && last.order > w.value.order {
 		return
 	}
 	w.tries++
 	if w.tries < depositTries && len(d.waiting) < depositsWaiting {
-		if _, ok := d.waiting[p]; !ok {
+		if _, ok := d.waiting[key]; !ok {
 			w.due = time.Now().Add(min(depositRetry<<(w.tries-1), depositRetryMax))
-			d.waiting[p] = w
+			d.waiting[key] = w
 			d.wake()
 		}
 		return
 	}
-	d.taken.put(p, takenDeposit{at: time.Now()})
+	d.taken.put(key, takenDeposit{at: time.Now()})
 }

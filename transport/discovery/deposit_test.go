@@ -16,15 +16,15 @@ import (
 // depot is a DHT that takes time, and fails when told.
 type depot struct {
 	mu            sync.Mutex
-	puts          []*Record
+	puts          []value
 	running, most int
 	takes         time.Duration
 	err           error
 }
 
-func (d *depot) put(ctx context.Context, r *Record) error {
+func (d *depot) put(ctx context.Context, v value) error {
 	d.mu.Lock()
-	d.puts = append(d.puts, r)
+	d.puts = append(d.puts, v)
 	d.running++
 	d.most = max(d.most, d.running)
 	takes, err := d.takes, d.err
@@ -46,8 +46,8 @@ func (d *depot) after(wait time.Duration) []uint64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	seqs := []uint64{}
-	for _, r := range d.puts {
-		seqs = append(seqs, r.Seq)
+	for _, v := range d.puts {
+		seqs = append(seqs, v.order)
 	}
 	d.puts = nil
 	return seqs
@@ -68,7 +68,7 @@ func deposited(t *testing.T, f func(t *testing.T, d *deposits, dht *depot)) {
 	})
 }
 
-func recordOf(p peer.ID, seq uint64) *Record { return &Record{Peer: p, Seq: seq} }
+func recordOf(p peer.ID, seq uint64) value { return value{key: RecordKey(p), order: seq} }
 
 // Changes that follow each other closely are one; what is there is not put again.
 func TestDepositsOfOneKeyAreOne(t *testing.T) {

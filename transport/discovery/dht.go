@@ -96,16 +96,16 @@ func (k *kademlia) Close() error {
 	return k.dht.Close()
 }
 
-// put publishes a record; it needs at least one other DHT server unless this
+// put publishes a value; it needs at least one other DHT server unless this
 // node is one, whose own store then has it.
-func (k *kademlia) put(ctx context.Context, r *Record) error {
+func (k *kademlia) put(ctx context.Context, v value) error {
 	ctx, cancel := context.WithTimeout(ctx, dhtLookup)
 	defer cancel()
 	alone := k.dht.RoutingTable().Size() == 0
 	if alone && !k.server {
 		return errNoDHT
 	}
-	err := k.dht.PutValue(ctx, RecordKey(r.Peer), r.envelope)
+	err := k.dht.PutValue(ctx, v.key, v.raw)
 	if err != nil && !(alone && k.server) {
 		return fmt.Errorf("put into DHT: %w", err)
 	}
@@ -114,8 +114,8 @@ func (k *kademlia) put(ctx context.Context, r *Record) error {
 
 // deposit is put for another node; unlike put it fails when this node is alone,
 // for then its own store is all that has the record.
-func (k *kademlia) deposit(ctx context.Context, r *Record) error {
-	if err := k.put(ctx, r); err != nil {
+func (k *kademlia) deposit(ctx context.Context, v value) error {
+	if err := k.put(ctx, v); err != nil {
 		return err
 	}
 	if k.dht.RoutingTable().Size() == 0 {
@@ -124,9 +124,9 @@ func (k *kademlia) deposit(ctx context.Context, r *Record) error {
 	return nil
 }
 
-// search calls found for every record of p that is better than those before,
-// until the search is over.
-func (k *kademlia) search(ctx context.Context, p peer.ID, found func(raw []byte)) error {
+// search calls found for every value under key that is better than those
+// before, until the search is over.
+func (k *kademlia) search(ctx context.Context, key string, found func(raw []byte)) error {
 	ctx, cancel := context.WithTimeout(ctx, dhtLookup)
 	defer cancel()
 	if !k.server {
@@ -134,13 +134,13 @@ func (k *kademlia) search(ctx context.Context, p peer.ID, found func(raw []byte)
 			return err
 		}
 	}
-	return k.lookup(ctx, p, found)
+	return k.lookup(ctx, key, found)
 }
 
 // lookup is search among the servers that are known by now, within the time of
 // ctx.
-func (k *kademlia) lookup(ctx context.Context, p peer.ID, found func(raw []byte)) error {
-	values, err := k.dht.SearchValue(ctx, RecordKey(p), dht.Quorum(0))
+func (k *kademlia) lookup(ctx context.Context, key string, found func(raw []byte)) error {
+	values, err := k.dht.SearchValue(ctx, key, dht.Quorum(0))
 	if err != nil {
 		return fmt.Errorf("search DHT: %w", err)
 	}

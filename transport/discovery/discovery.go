@@ -69,6 +69,9 @@ type Config struct {
 	// Next and Generation go into the record; see Record.
 	Next       [32]byte
 	Generation uint32
+	// HandOvers are the sealed hand-overs by which this node's key followed
+	// earlier ones, at most MaxHandOvers; they are published beside the record.
+	HandOvers [][]byte
 
 	// FoundRelays is told of relays that became known (PATH-30): hints from
 	// anyone, the same ones again and again. May be nil.
@@ -108,8 +111,9 @@ type Discovery struct {
 	mdns    *mdns       // nil unless MDNS
 	watches map[peer.ID][]chan peer.AddrInfo
 
-	own     own
-	outlets []*outlet
+	own       own
+	handOvers []*HandOver
+	outlets   []*outlet
 
 	closed   chan struct{} // when stop has returned
 	closeErr error
@@ -164,14 +168,25 @@ func New(cfg Config) (*Discovery, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if len(cfg.HandOvers) > MaxHandOvers {
+		return nil, fmt.Errorf("discovery: more than %d hand-overs", MaxHandOvers)
+	}
+	handOvers := make([]*HandOver, len(cfg.HandOvers))
+	for i, raw := range cfg.HandOvers {
+		if handOvers[i], err = OpenHandOver(raw); err != nil {
+			return nil, fmt.Errorf("discovery: hand-over %d: %w", i, err)
+		}
+	}
 	cfg.Bootstrap = slices.Clone(cfg.Bootstrap)
 	d := &Discovery{
-		cfg:     cfg,
-		self:    id,
-		log:     cfg.Logger,
-		client:  &addrClient{network: cfg.Network, now: cfg.Now, open: cfg.OpenStream},
-		watches: make(map[peer.ID][]chan peer.AddrInfo),
-		closed:  make(chan struct{}),
+		cfg:  cfg,
+		self: id,
+		log:  cfg.Logger,
+
+		handOvers: handOvers,
+		client:    &addrClient{network: cfg.Network, now: cfg.Now, open: cfg.OpenStream},
+		watches:   make(map[peer.ID][]chan peer.AddrInfo),
+		closed:    make(chan struct{}),
 	}
 	d.outlets = []*outlet{{name: "relays", put: d.putRelays, changed: make(chan struct{}, 1)}}
 	if !cfg.RelaysOnly {
@@ -433,7 +448,7 @@ func (d *Discovery) refreshRelayRecords(ctx context.Context) {
 		if r := d.cache.record(info.ID); r != nil && r.check(d.cfg.Now()) == nil {
 			continue
 		}
-		_ = d.dht.search(ctx, info.ID, func(raw []byte) {
+		_ = d.dht.search(ctx, RecordKey(info.ID), func(raw []byte) {
 			if r, err := OpenRecord(raw, d.cfg.Network, info.ID, d.cfg.Now()); err == nil {
 				d.cache.putRecord(r)
 			}

@@ -154,7 +154,7 @@ func TestRelayRestarted(t *testing.T) {
 
 	relay = newHost(t, 1)
 	dr = start(t, Config{Host: relay, Relay: true, DHTServer: true})
-	require.Nil(t, dr.server.table.get(a.ID(), time.Now()))
+	require.Nil(t, dr.server.table.get(RecordKey(a.ID()), time.Now()))
 	home.set(Content{Relays: []peer.AddrInfo{infoOf(relay)}})
 	require.NoError(t, a.Connect(t.Context(), infoOf(relay)))
 	db := start(t, Config{Host: b, Bootstrap: home.get().Relays})
@@ -223,7 +223,7 @@ func TestOwnRecordOutbidsForgottenOne(t *testing.T) {
 	relay, a := newHost(t, 1), newHost(t, 2)
 	dr := start(t, Config{Host: relay, Relay: true})
 	forgotten := sealed(t, 2, func(r *Record) { r.Seq += uint64((30 * time.Minute).Milliseconds()) })
-	require.Nil(t, dr.server.table.put(forgotten))
+	require.Nil(t, dr.server.table.put(forgotten.value()))
 
 	home := []peer.AddrInfo{infoOf(relay)}
 	da := start(t, Config{Host: a, Content: func() Content { return Content{Relays: home} }})

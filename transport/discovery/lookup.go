@@ -36,8 +36,8 @@ type lookups struct {
 	network string
 	now     func() time.Time // for records
 	log     *slog.Logger
-	search  func(ctx context.Context, p peer.ID, found func(raw []byte)) error
-	keep    func(*Record)
+	search  func(ctx context.Context, key string, found func(raw []byte)) error
+	keep    func(value)
 	limit   *limiter
 
 	ctx    context.Context
@@ -46,14 +46,14 @@ type lookups struct {
 
 	mu      sync.Mutex
 	closed  bool
-	running map[peer.ID]chan struct{} // closed when the search is over
-	again   *lru[peer.ID, time.Time]  // when the DHT may be asked again
+	running map[string]chan struct{} // by key; closed when the search is over
+	again   *lru[string, time.Time]  // when the DHT may be asked for the key again
 }
 
 // newLookups starts nothing. search ends soon after its context; keep is told
-// of every record found that counts.
+// of every value found that counts.
 func newLookups(networkName string, now func() time.Time, log *slog.Logger,
-	search func(context.Context, peer.ID, func([]byte)) error, keep func(*Record),
+	search func(context.Context, string, func([]byte)) error, keep func(value),
 ) *lookups {
 	l := &lookups{
 		network: networkName,
@@ -62,18 +62,18 @@ func newLookups(networkName string, now func() time.Time, log *slog.Logger,
 		search:  search,
 		keep:    keep,
 		limit:   newLimiter(lookupsPerSecond, lookupsOfPeer, lookupsOfPeerAtOnce),
-		running: make(map[peer.ID]chan struct{}),
-		again:   newLRU(lookupKeys, lookupKeys, func(peer.ID, time.Time) int { return 1 }),
+		running: make(map[string]chan struct{}),
+		again:   newLRU(lookupKeys, lookupKeys, func(string, time.Time) int { return 1 }),
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
 }
 
-// find looks p up for asker and returns when the search, or one already under
+// find looks key up for asker and returns when the search, or one already under
 // way, is over. It returns at once when there was one just now, and with
 // errBusy when there are too many.
-func (l *lookups) find(asker, p peer.ID) error {
-	over, err := l.start(asker, p)
+func (l *lookups) find(asker peer.ID, key string) error {
+	over, err := l.start(asker, key)
 	if over != nil {
 		<-over
 	}
@@ -81,54 +81,54 @@ func (l *lookups) find(asker, p peer.ID) error {
 }
 
 // start is find without waiting; over is nil when there is nothing to wait for.
-func (l *lookups) start(asker, p peer.ID) (over <-chan struct{}, err error) {
+func (l *lookups) start(asker peer.ID, key string) (over <-chan struct{}, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if over, ok := l.running[p]; ok {
+	if over, ok := l.running[key]; ok {
 		return over, nil
 	}
-	if again, ok := l.again.get(p); ok && time.Now().Before(again) {
+	if again, ok := l.again.get(key); ok && time.Now().Before(again) {
 		return nil, nil
 	}
 	if l.closed || len(l.running) >= lookupsAtOnce || !l.limit.allow(asker) {
 		return nil, errBusy
 	}
 	done := make(chan struct{})
-	l.running[p] = done
+	l.running[key] = done
 	l.wg.Go(func() {
 		again := lookupAgainNone
-		if l.run(p) {
+		if l.run(key) {
 			again = lookupAgainFound
 		}
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.again.put(p, time.Now().Add(again))
-		delete(l.running, p)
+		l.again.put(key, time.Now().Add(again))
+		delete(l.running, key)
 		close(done)
 	})
 	return done, nil
 }
 
-// run makes one search and reports whether it found a record.
-func (l *lookups) run(p peer.ID) (found bool) {
+// run makes one search and reports whether it found a value.
+func (l *lookups) run(key string) (found bool) {
 	ctx, cancel := context.WithCancel(l.ctx)
 	defer cancel()
 	begin := time.Now()
 	end := time.AfterFunc(lookupTime, cancel)
 	defer end.Stop()
-	err := l.search(ctx, p, func(raw []byte) {
-		r, err := OpenRecord(raw, l.network, p, l.now())
-		if err != nil {
+	err := l.search(ctx, key, func(raw []byte) {
+		v, check, err := openValue(key, raw, l.network)
+		if err != nil || check(l.now()) != nil {
 			return
 		}
-		l.keep(r)
+		l.keep(v)
 		if !found {
 			found = true
 			end.Reset(min(lookupSettle, lookupTime-time.Since(begin)))
 		}
 	})
 	if err != nil && !found {
-		l.log.Debug("DHT gave no addresses", "peer", p, "err", err)
+		l.log.Debug("DHT gave nothing to a relay's client", "err", err)
 	}
 	return found
 }

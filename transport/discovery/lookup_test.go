@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func newTestLookups(search func(context.Context, peer.ID, func([]byte)) error, keep func(*Record)) *lookups {
+func newTestLookups(search func(context.Context, string, func([]byte)) error, keep func(value)) *lookups {
 	return newLookups(testNetwork, time.Now, slog.New(slog.DiscardHandler), search, keep)
 }
 
@@ -26,9 +26,9 @@ func somePeer(i int) peer.ID { return peerOf(fmt.Appendf(nil, "%032d", i)) }
 func TestLookupOncePerKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		record := boxed[*Record](nil)
-		kept := boxed[*Record](nil)
+		kept := boxed(value{})
 		searches := boxed(0)
-		l := newTestLookups(func(_ context.Context, _ peer.ID, found func([]byte)) error {
+		l := newTestLookups(func(_ context.Context, _ string, found func([]byte)) error {
 			searches.set(searches.get() + 1)
 			time.Sleep(time.Second)
 			if r := record.get(); r != nil {
@@ -42,7 +42,7 @@ func TestLookupOncePerKey(t *testing.T) {
 		ask := func() {
 			var wg sync.WaitGroup
 			for i := range 30 {
-				wg.Go(func() { require.NoError(t, l.find(somePeer(i), testID(1))) })
+				wg.Go(func() { require.NoError(t, l.find(somePeer(i), RecordKey(testID(1)))) })
 			}
 			wg.Wait()
 		}
@@ -58,7 +58,7 @@ func TestLookupOncePerKey(t *testing.T) {
 		record.set(sealed(t, 1))
 		ask()
 		require.Equal(t, 2, searches.get())
-		require.Equal(t, record.get().Envelope(), kept.get().Envelope())
+		require.Equal(t, record.get().Envelope(), kept.get().raw)
 		time.Sleep(lookupAgainFound - time.Millisecond)
 		ask()
 		require.Equal(t, 2, searches.get())
@@ -84,7 +84,7 @@ func TestLookupIsBoundedInTime(t *testing.T) {
 			{[]time.Duration{lookupTime - time.Millisecond}, lookupTime, old},
 		} {
 			table := newTable(10, 1<<20)
-			l := newTestLookups(func(ctx context.Context, _ peer.ID, found func([]byte)) error {
+			l := newTestLookups(func(ctx context.Context, _ string, found func([]byte)) error {
 				begin := time.Now()
 				for i, at := range c.finds {
 					time.Sleep(at - time.Since(begin))
@@ -92,14 +92,14 @@ func TestLookupIsBoundedInTime(t *testing.T) {
 				}
 				<-ctx.Done()
 				return ctx.Err()
-			}, func(r *Record) { table.put(r) })
+			}, func(v value) { table.put(v) })
 			begin := time.Now()
-			require.NoError(t, l.find(testID(9), testID(1)))
+			require.NoError(t, l.find(testID(9), RecordKey(testID(1))))
 			require.Equal(t, c.want, time.Since(begin))
 			if c.last == nil {
-				require.Nil(t, table.get(testID(1), time.Now()))
+				require.Nil(t, table.get(RecordKey(testID(1)), time.Now()))
 			} else {
-				require.Equal(t, c.last.Envelope(), table.get(testID(1), time.Now()))
+				require.Equal(t, c.last.Envelope(), table.get(RecordKey(testID(1)), time.Now()))
 			}
 			l.Close()
 		}
@@ -113,7 +113,7 @@ func TestLookupsAreBounded(t *testing.T) {
 		var mu sync.Mutex
 		running, most, searches := 0, 0, 0
 		slow := boxed(false)
-		l := newTestLookups(func(ctx context.Context, _ peer.ID, _ func([]byte)) error {
+		l := newTestLookups(func(ctx context.Context, _ string, _ func([]byte)) error {
 			mu.Lock()
 			running++
 			searches++
@@ -126,7 +126,7 @@ func TestLookupsAreBounded(t *testing.T) {
 			running--
 			mu.Unlock()
 			return errors.New("nobody there")
-		}, func(*Record) { t.Error("found something") })
+		}, func(value) { t.Error("found something") })
 		defer l.Close()
 		key := 0
 		flood := func(askers, each int) (ran int) {
@@ -136,7 +136,7 @@ func TestLookupsAreBounded(t *testing.T) {
 			for a := range askers {
 				for range each {
 					key++
-					if _, err := l.start(somePeer(a), somePeer(key)); err != nil {
+					if _, err := l.start(somePeer(a), RecordKey(somePeer(key))); err != nil {
 						require.ErrorIs(t, err, errBusy)
 					}
 					if !slow.get() {
@@ -170,20 +170,20 @@ func TestLookupsAreBounded(t *testing.T) {
 // Close ends what runs, and lets go who waits.
 func TestLookupsClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newTestLookups(func(ctx context.Context, _ peer.ID, _ func([]byte)) error {
+		l := newTestLookups(func(ctx context.Context, _ string, _ func([]byte)) error {
 			<-ctx.Done()
 			return ctx.Err()
 		}, nil)
 		begin := time.Now()
 		var wg sync.WaitGroup
 		for i := range 5 {
-			wg.Go(func() { require.NoError(t, l.find(testID(9), somePeer(i))) })
+			wg.Go(func() { require.NoError(t, l.find(testID(9), RecordKey(somePeer(i)))) })
 		}
 		synctest.Wait()
 		l.Close()
 		wg.Wait()
 		require.Zero(t, time.Since(begin))
-		require.ErrorIs(t, l.find(testID(9), somePeer(77)), errBusy)
+		require.ErrorIs(t, l.find(testID(9), RecordKey(somePeer(77))), errBusy)
 		l.Close()
 	})
 }
@@ -194,14 +194,14 @@ type dhtOf struct {
 	searches *box[int]
 }
 
-func (d dhtOf) lookup(_ context.Context, _ peer.ID, found func([]byte)) error {
+func (d dhtOf) lookup(_ context.Context, _ string, found func([]byte)) error {
 	d.searches.set(d.searches.get() + 1)
 	time.Sleep(100 * time.Millisecond)
 	found(d.record.get().Envelope())
 	return nil
 }
 
-func (dhtOf) deposit(context.Context, *Record) error { return errNoDHT }
+func (dhtOf) deposit(context.Context, value) error { return errNoDHT }
 
 // The record of a peer that has no connection to the relay is given out at once
 // and looked up meanwhile; that it has moved is seen before long even when the

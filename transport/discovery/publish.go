@@ -150,7 +150,10 @@ func (d *Discovery) ownRecord() (*Record, error) {
 	// Kept before anyone else has it: after a crash a higher Seq must follow.
 	d.cache.putRecord(r)
 	if d.server != nil {
-		d.server.table.put(r)
+		d.server.table.put(r.value())
+		for _, h := range d.handOvers {
+			d.server.table.put(h.value())
+		}
 	}
 	d.own.last, d.own.seq = r, seq
 	return r, nil
@@ -216,10 +219,25 @@ func (d *Discovery) putRelay(ctx context.Context, relay peer.AddrInfo, r *Record
 		d.outbid(newer)
 		return fmt.Errorf("relay %s: %w", relay.ID, errNewer)
 	}
+	for _, h := range d.handOvers {
+		if err := d.client.putHandOver(ctx, relay.ID, h); err != nil {
+			return fmt.Errorf("hand-over to relay %s: %w", relay.ID, err)
+		}
+	}
 	return nil
 }
 
-func (d *Discovery) putDHT(ctx context.Context, r *Record) error { return d.dht.put(ctx, r) }
+func (d *Discovery) putDHT(ctx context.Context, r *Record) error {
+	if err := d.dht.put(ctx, r.value()); err != nil {
+		return err
+	}
+	for _, h := range d.handOvers {
+		if err := d.dht.put(ctx, h.value()); err != nil {
+			return fmt.Errorf("hand-over: %w", err)
+		}
+	}
+	return nil
+}
 
 // outbid makes the next record of this node newer than r, one it signed in an
 // earlier life that was forgotten.

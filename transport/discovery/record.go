@@ -114,59 +114,11 @@ func (r *Record) Envelope() []byte { return r.envelope }
 // Newer says whether r replaces old, an opened record of the same key; of two
 // with the same Seq the one with the greater bytes does. Anything replaces nil.
 func (r *Record) Newer(old *Record) bool {
-	if old == nil || r.Seq != old.Seq {
-		return old == nil || r.Seq > old.Seq
-	}
-	return bytes.Compare(r.envelope, old.envelope) > 0
-}
-
-// bare returns what it takes to hand r on: parsed addresses are several times
-// the size of the envelope.
-func (r *Record) bare() *Record {
-	return &Record{Peer: r.Peer, Seq: r.Seq, Expiry: r.Expiry, envelope: r.envelope}
+	return old == nil || r.value().newer(old.value())
 }
 
 // RecordKey is the key of p's record in the DHT.
 func RecordKey(p peer.ID) string { return recordNamespace + string(p) }
-
-// Validator checks and orders the records of one network in the DHT; it is a
-// go-libp2p-record Validator. It refuses every other kind of value.
-type Validator struct {
-	Network string
-	Now     func() time.Time // nil = time.Now
-}
-
-// Validate implements record.Validator.
-func (v Validator) Validate(key string, value []byte) error {
-	p, err := recordPeer(key)
-	if err != nil {
-		return err
-	}
-	now := time.Now
-	if v.Now != nil {
-		now = v.Now
-	}
-	_, err = OpenRecord(value, v.Network, p, now())
-	return err
-}
-
-// Select implements record.Validator: the index of the newest record.
-func (v Validator) Select(key string, values [][]byte) (int, error) {
-	p, err := recordPeer(key)
-	if err != nil {
-		return 0, err
-	}
-	best, index := (*Record)(nil), -1
-	for i, value := range values {
-		if r, err := openRecord(value, v.Network, p); err == nil && r.Newer(best) {
-			best, index = r, i
-		}
-	}
-	if index < 0 {
-		return 0, fmt.Errorf("%w: no address record among the values", ErrMalformed)
-	}
-	return index, nil
-}
 
 var errRecordSize = fmt.Errorf("%w: record is over %d bytes", ErrMalformed, MaxRecordBytes)
 

@@ -78,7 +78,7 @@ func finds(t *testing.T, d *Discovery, p peer.ID, source Source, want func(*Reco
 // inDHT is the record of p that d's own DHT node finds, nil if none.
 func inDHT(t *testing.T, d *Discovery, p peer.ID) (r *Record) {
 	t.Helper()
-	_ = d.dht.search(t.Context(), p, func(raw []byte) {
+	_ = d.dht.search(t.Context(), RecordKey(p), func(raw []byte) {
 		var err error
 		r, err = OpenRecord(raw, testNetwork, p, time.Now())
 		require.NoError(t, err)
@@ -212,7 +212,7 @@ func TestPATH38RelaysOfTheRecordAreNotAsked(t *testing.T) {
 func TestPATH38BootstrapRelays(t *testing.T) {
 	relay, other := newHost(t, 1), newHost(t, 2)
 	dr := start(t, Config{Host: relay, Relay: true, DHTServer: true})
-	require.Nil(t, dr.server.table.put(sealed(t, 9)))
+	require.Nil(t, dr.server.table.put(sealed(t, 9).value()))
 	h, dialled := newHidden(t, 3)
 	d := start(t, Config{Host: h, RelaysOnly: true, Bootstrap: []peer.AddrInfo{infoOf(other), infoOf(relay)}})
 	require.Empty(t, resolve(t, d, testID(9)))

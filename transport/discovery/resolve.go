@@ -2,8 +2,10 @@ package discovery
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
@@ -101,7 +103,7 @@ func (d *Discovery) resolve(ctx context.Context, p peer.ID, via []peer.AddrInfo,
 }
 
 func (d *Discovery) resolveDHT(ctx context.Context, p peer.ID, s *search) {
-	err := d.dht.search(ctx, p, func(raw []byte) {
+	err := d.dht.search(ctx, RecordKey(p), func(raw []byte) {
 		if r, err := OpenRecord(raw, d.cfg.Network, p, d.cfg.Now()); err == nil {
 			s.record(ctx, Found{Source: SourceDHT, Record: r})
 		}
@@ -143,6 +145,70 @@ func (s *search) send(ctx context.Context, f Found) {
 	case s.out <- f:
 	case <-ctx.Done():
 	}
+}
+
+// handOverSettle is how long a newer hand-over is waited for when there is one.
+const handOverSettle = 500 * time.Millisecond
+
+// FindHandOver looks for the hand-over to the key behind a commitment, at relays
+// and in the DHT; nil when there is none. What it returns was signed by that
+// key, and by whichever key it names as the old one.
+func (d *Discovery) FindHandOver(ctx context.Context, commitment [32]byte) (*HandOver, error) {
+	found := make(chan *HandOver)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if !d.begin(func() {
+		defer close(found)
+		defer context.AfterFunc(d.ctx, cancel)()
+		send := func(h *HandOver) {
+			if h == nil || h.checkClock(d.cfg.Now()) != nil {
+				return
+			}
+			select {
+			case found <- h:
+			case <-ctx.Done():
+			}
+		}
+		var wg sync.WaitGroup
+		for _, relay := range d.relaysToAsk("", nil, nil) {
+			wg.Go(func() {
+				d.remember(relay)
+				h, err := d.client.getHandOver(ctx, relay.ID, commitment)
+				if err != nil {
+					d.log.Debug("relay gave no hand-over", "relay", relay.ID, "err", err)
+				}
+				send(h)
+			})
+		}
+		if d.dht != nil {
+			wg.Go(func() {
+				err := d.dht.search(ctx, handOverKey(commitment), func(raw []byte) {
+					if h, err := openCommitted(raw, commitment); err == nil {
+						send(h)
+					}
+				})
+				if err != nil {
+					d.log.Debug("DHT gave no hand-over", "err", err)
+				}
+			})
+		}
+		wg.Wait()
+	}) {
+		return nil, ErrClosed
+	}
+	var best *HandOver
+	for h := range found {
+		if best == nil {
+			defer time.AfterFunc(handOverSettle, cancel).Stop()
+		}
+		if h.Newer(best) {
+			best = h
+		}
+	}
+	if best == nil && ctx.Err() != nil {
+		return nil, fmt.Errorf("look for a hand-over: %w", context.Cause(ctx))
+	}
+	return best, nil
 }
 
 // relaysToAsk lists who may have the record of p, each once.

@@ -3,8 +3,6 @@ package discovery
 import (
 	"sync"
 	"time"
-
-	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 const (
@@ -14,43 +12,41 @@ const (
 	entryOverhead = 512
 )
 
-// table keeps the newest record of each key for those who ask this node. Safe
+// table keeps the newest value under each key for those who ask this node. Safe
 // for concurrent use.
 type table struct {
-	mu      sync.Mutex
-	records *lru[peer.ID, *Record]
+	mu     sync.Mutex
+	values *lru[string, value]
 }
 
 func newTable(maxEntries, maxBytes int) *table {
-	return &table{records: newLRU(maxEntries, maxBytes, func(_ peer.ID, r *Record) int {
-		return len(r.envelope) + entryOverhead
+	return &table{values: newLRU(maxEntries, maxBytes, func(_ string, v value) int {
+		return len(v.raw) + entryOverhead
 	})}
 }
 
-// put stores r, an opened record, unless a newer one is held, whose envelope
-// it returns then.
-func (t *table) put(r *Record) (newer []byte) {
+// put stores v unless a newer value is held, which it returns then.
+func (t *table) put(v value) (newer []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if held, ok := t.records.get(r.Peer); ok && held.Newer(r) {
-		return held.envelope
+	if held, ok := t.values.get(v.key); ok && held.newer(v) {
+		return held.raw
 	}
-	t.records.put(r.Peer, r.bare())
+	t.values.put(v.key, v)
 	return nil
 }
 
-// get returns the envelope of p's record, nil if there is none or it has
-// expired.
-func (t *table) get(p peer.ID, now time.Time) []byte {
+// get returns the value under key, nil if there is none or it has expired.
+func (t *table) get(key string, now time.Time) []byte {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	held, ok := t.records.get(p)
+	held, ok := t.values.get(key)
 	if !ok {
 		return nil
 	}
-	if !held.Expiry.After(now) {
-		t.records.remove(p)
+	if !held.expiry.IsZero() && !held.expiry.After(now) {
+		t.values.remove(key)
 		return nil
 	}
-	return held.envelope
+	return held.raw
 }

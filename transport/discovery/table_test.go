@@ -19,12 +19,12 @@ func TestTableIsBounded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			now := time.Now()
 			for k := byte(1); k <= 5; k++ {
-				require.Nil(t, table.put(sealed(t, k)))
-				require.NotNil(t, table.get(testID(1), now), "the one in use went")
+				require.Nil(t, table.put(sealed(t, k).value()))
+				require.NotNil(t, table.get(RecordKey(testID(1)), now), "the one in use went")
 			}
-			require.Nil(t, table.get(testID(3), now))
-			require.NotNil(t, table.get(testID(5), now))
-			require.Equal(t, 3, table.records.recent.Len())
+			require.Nil(t, table.get(RecordKey(testID(3)), now))
+			require.NotNil(t, table.get(RecordKey(testID(5)), now))
+			require.Equal(t, 3, table.values.recent.Len())
 		})
 	}
 }
@@ -32,11 +32,11 @@ func TestTableIsBounded(t *testing.T) {
 func TestTableForgetsExpired(t *testing.T) {
 	table := newTable(3, 1<<20)
 	r := sealed(t, 1)
-	require.Nil(t, table.put(r))
-	require.NotNil(t, table.get(r.Peer, r.Expiry.Add(-time.Millisecond)))
-	require.Nil(t, table.get(r.Peer, r.Expiry))
-	require.Zero(t, table.records.recent.Len())
-	require.Zero(t, table.records.cost)
+	require.Nil(t, table.put(r.value()))
+	require.NotNil(t, table.get(RecordKey(r.Peer), r.Expiry.Add(-time.Millisecond)))
+	require.Nil(t, table.get(RecordKey(r.Peer), r.Expiry))
+	require.Zero(t, table.values.recent.Len())
+	require.Zero(t, table.values.cost)
 }
 
 func TestStore(t *testing.T) {
