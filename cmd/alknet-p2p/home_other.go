@@ -16,3 +16,8 @@ func checkPrivateDir(dir string) error {
 	}
 	return err
 }
+
+// openAppend opens a file to append to.
+func openAppend(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -24,4 +25,32 @@ func checkPrivateDir(dir string) error {
 		return fmt.Errorf("%s is open to other users; run: chmod 700 %s", dir, dir)
 	}
 	return nil
+}
+
+// openAppend opens a file of ours that nobody else can read, to append to.
+func openAppend(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	if errors.Is(err, syscall.ELOOP) {
+		return nil, fmt.Errorf("%s is a symbolic link", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil {
+		stat, ok := info.Sys().(*syscall.Stat_t)
+		switch {
+		case !info.Mode().IsRegular():
+			err = fmt.Errorf("%s is not a file", path)
+		case !ok || int(stat.Uid) != os.Geteuid():
+			err = fmt.Errorf("%s belongs to another user", path)
+		case info.Mode().Perm()&0o077 != 0:
+			err = fmt.Errorf("%s is open to other users; run: chmod 600 %s", path, path)
+		}
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
 }
