@@ -23,6 +23,10 @@ type Config struct {
 	NextKey ed25519.PublicKey
 	// Generation counts the keys this identity had before.
 	Generation uint32
+	// HandOvers are the sealed hand-overs (see discovery.SealHandOver) by which
+	// Key followed this identity's earlier keys. They are published, and shown
+	// to peers in the registry.
+	HandOvers [][]byte
 	// Network separates nodes that shall not meet; "main" when empty.
 	Network string
 	// Join are tickets of nodes to enter the network by.
@@ -59,6 +63,9 @@ type Config struct {
 	// Peers says who peers are and what they may do; nobody is known when nil.
 	// Reload it at any time, then call Recheck.
 	Peers *auth.Peers
+	// Successions is told what is proven about the keys of peers in the registry;
+	// nil looks for nothing.
+	Successions Successions
 	// DrainTimeout is how long Close lets handlers finish; 2 s when zero.
 	DrainTimeout time.Duration
 	// CallTimeout is the deadline of a call that names none, 30 s when zero;
@@ -79,7 +86,7 @@ type RelayConfig struct {
 // transport translates the part that concerns the host.
 func (c *Config) transport() (transport.Config, error) {
 	t := transport.Config{
-		Key: c.Key, Generation: c.Generation, Network: c.Network, Listen: c.Listen,
+		Key: c.Key, Generation: c.Generation, HandOvers: c.HandOvers, Network: c.Network, Listen: c.Listen,
 		PublishAddrs: c.PublishAddrs, HideIP: c.HideIP, NoRelays: c.NoRelays, DiscloseKnown: c.DiscloseKnown,
 		External: c.External, Port: c.Port, Known: knownTo(c.Peers), CacheDir: c.CacheDir, NoMDNS: c.NoMDNS, Logger: c.Logger,
 	}

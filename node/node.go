@@ -50,9 +50,10 @@ type Node struct {
 	calls    *call.Protocol
 	key      string
 
-	mu      sync.Mutex
-	started bool
-	closed  bool
+	mu         sync.Mutex
+	started    bool
+	closed     bool
+	succession *succession // nil when there is nothing to follow or show
 }
 
 // New checks the configuration and makes a node; it starts nothing.
@@ -138,6 +139,7 @@ func (n *Node) Start(ctx context.Context) error {
 		return fmt.Errorf("start node: %w", err)
 	}
 	n.router.Store(router)
+	n.succession = startSuccession(n)
 	return nil
 }
 
@@ -152,8 +154,12 @@ func (n *Node) Online(ctx context.Context) error { return n.host.Online(ctx) }
 func (n *Node) Close() error {
 	n.mu.Lock()
 	n.closed = true
+	succession := n.succession
 	n.mu.Unlock()
 	var errs []error
+	if succession != nil {
+		succession.Close()
+	}
 	if router := n.router.Load(); router != nil {
 		// A handler that ignores its context is left behind at last.
 		ctx, cancel := context.WithTimeout(context.Background(), n.cfg.DrainTimeout+closeGrace)
@@ -169,6 +175,14 @@ func (n *Node) Close() error {
 func (n *Node) Recheck() {
 	if router := n.router.Load(); router != nil {
 		router.Recheck()
+	}
+}
+
+func (n *Node) lookForSuccessor() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.succession != nil {
+		n.succession.look()
 	}
 }
 

@@ -90,6 +90,9 @@ func (n *Node) Open(ctx context.Context, target, alpn string) (protocols.Connect
 			break
 		}
 	}
+	if t.name != "" {
+		n.lookForSuccessor() // it may have another key by now
+	}
 	return nil, errors.Join(errs...)
 }
 

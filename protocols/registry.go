@@ -24,9 +24,9 @@ type HandlerRegistry struct {
 	frozen   bool
 }
 
-// Register adds a handler. It fails on a malformed ALPN, one the transport
-// keeps for itself (alknet/relay, alknet/admit, alknet/addr), one that is
-// registered already, and after Freeze.
+// Register adds a handler. It fails on a malformed ALPN, one that is not for
+// handlers (alknet/relay, alknet/admit, alknet/addr, alknet/hand-over), one that
+// is registered already, and after Freeze.
 func (r *HandlerRegistry) Register(h ProtocolHandler) error {
 	alpn := h.ALPN()
 	if err := checkALPN(alpn); err != nil {
@@ -99,8 +99,8 @@ func checkALPN(alpn string) error {
 		return (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '/'
 	}):
 		return errors.New("names under alknet/ are of a-z, 0-9 and hyphens")
-	case own && slices.Contains([]string{"relay", "admit", "addr"}, name):
-		return errors.New("the transport keeps it for itself")
+	case own && slices.Contains([]string{"relay", "admit", "addr", "hand-over"}, name):
+		return errors.New("it is not for handlers")
 	}
 	return nil
 }

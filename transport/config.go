@@ -22,6 +22,9 @@ type Config struct {
 	Next [32]byte
 	// Generation counts the keys this identity had before.
 	Generation uint32
+	// HandOvers are the sealed hand-overs by which Key followed earlier ones;
+	// they are published beside the address record.
+	HandOvers [][]byte
 	// Network separates nodes that shall not meet; "main" when empty.
 	Network string
 	// Listen are multiaddrs to listen on. When nil: QUIC, TCP and WebSocket on

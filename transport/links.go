@@ -326,7 +326,7 @@ func (h *Host) startDiscovery(ctx context.Context) error {
 	var err error
 	h.disc, err = discovery.New(discovery.Config{
 		Host: h.libp2p, Key: h.priv, Network: h.cfg.Network, CacheDir: h.cfg.CacheDir,
-		Next: h.cfg.Next, Generation: h.cfg.Generation,
+		Next: h.cfg.Next, Generation: h.cfg.Generation, HandOvers: h.cfg.HandOvers,
 		Relay: h.cfg.Relay != nil, DHTServer: h.cfg.Relay != nil, MDNS: !h.cfg.NoMDNS, RelaysOnly: h.cfg.HideIP, Bootstrap: join,
 		Content: h.content, OwnRelays: h.homes, OpenStream: h.openAddr,
 		FoundRelays: h.learn, FoundPeer: func(p peer.AddrInfo) { h.book.add(p.ID, p.Addrs) },
