@@ -1,0 +1,55 @@
+package call_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/alkdev/alknet-p2p/protocols/call"
+)
+
+// DivisionByZero is the declared error of the operation below.
+type DivisionByZero struct {
+	Dividend int `json:"dividend"`
+}
+
+func (DivisionByZero) Error() string        { return "division by zero" }
+func (DivisionByZero) ErrorCode() call.Code { return "DIVISION_BY_ZERO" }
+
+func ExampleQuery() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	type division struct {
+		A int `json:"a"`
+		B int `json:"b"`
+	}
+	calls := call.New(call.Config{})
+	err := call.Query(calls, "math/divide",
+		func(_ context.Context, _ *call.Request, in division) (int, error) {
+			if in.B == 0 {
+				return 0, DivisionByZero{in.A}
+			}
+			return in.A / in.B, nil
+		},
+		call.Declare[DivisionByZero]("the divisor is 0"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	session := connected(ctx, calls)
+	fmt.Println(call.Invoke[int](ctx, session, "math/divide", division{A: 6, B: 3}))
+
+	_, err = call.Invoke[int](ctx, session, "math/divide", division{A: 6})
+	var zero DivisionByZero
+	if errors.As(err, &zero) {
+		fmt.Println("cannot divide", zero.Dividend)
+	}
+
+	_, err = call.Invoke[int](ctx, session, "math/divide", "6/3")
+	fmt.Println(err)
+	// Output:
+	// 2 <nil>
+	// cannot divide 6
+	// INVALID_INPUT: input does not match the schema: got string, want object
+}
