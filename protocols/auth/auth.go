@@ -9,6 +9,7 @@
 package auth
 
 import (
+	"context"
 	"maps"
 	"slices"
 
@@ -25,18 +26,38 @@ type Identity struct {
 	// Resources maps a resource type to the actions granted on it; never null
 	// in JSON.
 	Resources map[string][]string `json:"resources"`
+	// Only, unless nil, names the operations this identity may call at all,
+	// whatever its scopes: a capability ticket's. It is no part of the JSON.
+	Only []string `json:"-"`
+	// Spend, unless nil, is called when an operation is about to run with this
+	// identity, and its error keeps it from running: a ticket that may be used
+	// once is used up here, before the effect, and one that is bound to the key
+	// that brings it first is bound. It may block. It is no part of the JSON.
+	Spend func(context.Context) error `json:"-"`
 }
 
-// Equal reports whether both identities have the same ID, scopes and
-// resources; the order of scopes and actions does not matter.
+// May returns nil when the operation of that name, which asks for access, is
+// open to i, else a *DeniedError. What the identity is good for at all is
+// looked at first, then the access. A nil i is an anonymous caller.
+func (i *Identity) May(operation string, access Access) error {
+	if i != nil && i.Only != nil && !slices.Contains(i.Only, operation) {
+		return &DeniedError{"not an operation this caller was let in for"}
+	}
+	return access.Check(i)
+}
+
+// Equal reports whether both identities have the same ID and the same rights;
+// the order of scopes, actions and operations does not matter.
 func (i Identity) Equal(o Identity) bool {
 	return i.ID == o.ID && sameSet(i.Scopes, o.Scopes) &&
-		maps.EqualFunc(i.Resources, o.Resources, sameSet)
+		maps.EqualFunc(i.Resources, o.Resources, sameSet) &&
+		(i.Only == nil) == (o.Only == nil) && sameSet(i.Only, o.Only)
 }
 
 // Clone returns a deep copy.
 func (i Identity) Clone() Identity {
-	return Identity{ID: i.ID, Scopes: slices.Clone(i.Scopes), Resources: cloneResources(i.Resources)}
+	i.Scopes, i.Resources, i.Only = slices.Clone(i.Scopes), cloneResources(i.Resources), slices.Clone(i.Only)
+	return i
 }
 
 // MarshalJSON writes all three members, none of them null, whichever JSON
@@ -51,6 +72,11 @@ func (i Identity) MarshalJSON() ([]byte, error) {
 type Context struct {
 	// Identity is nil when the peer's key is not in the registry.
 	Identity *Identity
+	// Guest is what a key that is not in the registry is held to where
+	// strangers are not admitted: it came with a ticket, or this node dialled
+	// it. It may do nothing of itself; tokens of its requests may. Nil where
+	// strangers are admitted.
+	Guest *Identity
 	// PeerName is the registry's name of the peer, or a UUID for the
 	// session's lifetime when it is not known (NODE-30).
 	PeerName PeerName
@@ -63,6 +89,15 @@ type Context struct {
 	Fingerprint string
 }
 
+// Caller is whose requests those of the session are that bring no token of
+// their own: Identity, else Guest; nil for an anonymous peer.
+func (c Context) Caller() *Identity {
+	if c.Identity != nil {
+		return c.Identity
+	}
+	return c.Guest
+}
+
 // Provider resolves credentials to identities. It sits on the hot path: no
 // I/O, no blocking, safe for concurrent use. The identities it returns belong
 // to the caller.
@@ -72,6 +107,19 @@ type Provider interface {
 	// ResolveFromToken finds the peer or API key the token belongs to
 	// (NODE-22).
 	ResolveFromToken(token Token) (Identity, bool)
+}
+
+// Tickets resolves capability tickets, which package ticket makes. It is safe
+// for concurrent use and does not block; the identities it returns belong to
+// the caller.
+type Tickets interface {
+	// ResolveTicket says what the ticket lets the holder of the key do; false
+	// when the token is no ticket or this one is void for that key. Spend of the
+	// identity is yet to be called.
+	ResolveTicket(token Token, fingerprint string) (Identity, bool)
+	// Guest says whether the key was let in by a ticket that is still good. The
+	// identity may do nothing of itself.
+	Guest(fingerprint string) (Identity, bool)
 }
 
 func sameSet(a, b []string) bool {

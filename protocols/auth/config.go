@@ -25,12 +25,15 @@ const (
 )
 
 // Config is the part of a node's configuration that may change while it runs:
-// who the peers are, which API keys exist, and the rate limits. Its JSON form
-// is the file peers.json (NODE-35). The zero value is a registry without
+// who the peers are, which API keys exist, the rate limits, and who is
+// admitted. Its JSON form is the file peers.json (NODE-35). The zero value is a registry without
 // peers and with the default limits.
 type Config struct {
 	Auth       Policy     `json:"auth"`
 	RateLimits RateLimits `json:"rate_limits"`
+	// Admission says who may have sessions; the zero value leaves it to the
+	// node's own setting.
+	Admission Admission `json:"admission,omitzero"`
 }
 
 // Policy lists who is recognised.
@@ -155,6 +158,7 @@ func (c *Config) Append(b []byte) ([]byte, error) {
 // Clone returns a deep copy.
 func (c *Config) Clone() *Config {
 	out := *c
+	out.Admission.ALPNs = maps.Clone(c.Admission.ALPNs)
 	out.Auth.Peers = slices.Clone(c.Auth.Peers)
 	for i := range out.Auth.Peers {
 		out.Auth.Peers[i] = c.Auth.Peers[i].Clone()
@@ -218,7 +222,7 @@ func (c *Config) Validate() error {
 			return &FieldError{Pointer: "/rate_limits/" + name, Err: errors.New("is negative")}
 		}
 	}
-	return nil
+	return c.Admission.validate()
 }
 
 // withDefaults fills the limits that are zero.
@@ -270,7 +274,7 @@ func (v *validator) peer(i int, e *PeerEntry) error {
 	}
 	for _, typ := range slices.Sorted(maps.Keys(e.Resources)) {
 		field := "resources/" + escapePointer(typ)
-		if err := checkText(typ); err != nil {
+		if err := CheckScope(typ); err != nil {
 			return fail(field, err)
 		}
 		if k, err := checkTexts(e.Resources[typ]); err != nil {
@@ -328,15 +332,16 @@ func (v *validator) hash(text, owner string) error {
 // checkTexts returns the index of the first text that cannot stand.
 func checkTexts(list []string) (int, error) {
 	for i, s := range list {
-		if err := checkText(s); err != nil {
+		if err := CheckScope(s); err != nil {
 			return i, err
 		}
 	}
 	return 0, nil
 }
 
-// checkText is for scopes and resources: words compared exactly.
-func checkText(s string) error {
+// CheckScope accepts what may be a scope, a resource or an action: 1 to 256
+// bytes that print, without white space. Such words are compared exactly.
+func CheckScope(s string) error {
 	if s == "" {
 		return errors.New("is empty")
 	}
@@ -359,7 +364,7 @@ func checkLabel(s string) error {
 
 // entryText is how an error names an entry whose name may itself be the fault.
 func entryText(name string) string {
-	if name == "" || len(name) > maxPeerName || checkText(name) != nil {
+	if name == "" || len(name) > maxPeerName || CheckScope(name) != nil {
 		return ""
 	}
 	return name

@@ -71,6 +71,13 @@ func (p *Peers) Config() *Config { return p.index.Load().config.Clone() }
 // RateLimits returns the limits, with defaults filled in.
 func (p *Peers) RateLimits() RateLimits { return p.index.Load().config.RateLimits }
 
+// Admission returns who is admitted, by ALPN.
+func (p *Peers) Admission() Admission { return p.index.Load().config.Admission.clone() }
+
+// Admits returns who may have sessions for the ALPN at this moment; "" where
+// the registry says nothing. It does not allocate.
+func (p *Peers) Admits(alpn string) Admit { return p.index.Load().config.Admission.For(alpn) }
+
 // ByName returns the peer of that name, disabled ones too.
 func (p *Peers) ByName(name PeerName) (PeerEntry, bool) {
 	e, ok := p.index.Load().byName[name]

@@ -123,8 +123,8 @@ func (s *Session) prepare(name string, input any, opts []CallOption) (*wire.Requ
 		req.Token = t.Reveal()
 	}
 	if o.forwardedFor != nil {
-		id := wire.Identity(o.forwardedFor.Clone())
-		req.ForwardedFor = &id
+		id := o.forwardedFor.Clone()
+		req.ForwardedFor = &wire.Identity{ID: id.ID, Scopes: id.Scopes, Resources: id.Resources}
 	}
 	return req, o, nil
 }

@@ -34,7 +34,7 @@ func FuzzStream(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, input []byte) {
 		synctest.Test(t, func(t *testing.T) {
-			server := call.New(call.Config{Provider: tokens{}, MaxTokenFailures: 1 << 30})
+			server := call.New(call.Config{Provider: tokens{}, MaxTokenFailures: func() int { return 1 << 30 }})
 			require.NoError(t, server.Register(testOperations()...))
 			a, b := protocols.Pipe(call.ALPN)
 			node := serve(t, a, server, known())

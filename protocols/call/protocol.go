@@ -19,6 +19,8 @@ import (
 type Config struct {
 	// Provider resolves the tokens of requests; nil resolves none.
 	Provider auth.Provider
+	// Tickets resolves the tokens that Provider does not; nil resolves none.
+	Tickets auth.Tickets
 	// Logger gets what callers are not told, such as the text of a handler's
 	// error; nil is silent.
 	Logger *slog.Logger
@@ -30,9 +32,10 @@ type Config struct {
 	// Limits of sessions with an identity, and of anonymous ones (CALL-26);
 	// zero fields take the defaults that stand at the fields.
 	Limits, AnonymousLimits Limits
-	// MaxTokenFailures is how many tokens of a session may fail to resolve;
-	// the next request with a token closes the session (NODE-34). 0 is 5.
-	MaxTokenFailures int
+	// MaxTokenFailures says how many tokens of a session may fail to resolve at
+	// this moment; the next request with a token closes the session (NODE-34).
+	// Nil is 5.
+	MaxTokenFailures func() int
 }
 
 // Limits bound one session.
@@ -85,7 +88,9 @@ var _ protocols.ProtocolHandler = (*Protocol)(nil)
 func New(cfg Config) *Protocol {
 	cfg.Timeout = cmp.Or(cfg.Timeout, 30*time.Second)
 	cfg.MaxTimeout = cmp.Or(cfg.MaxTimeout, 5*time.Minute)
-	cfg.MaxTokenFailures = cmp.Or(cfg.MaxTokenFailures, 5)
+	if cfg.MaxTokenFailures == nil {
+		cfg.MaxTokenFailures = func() int { return 5 }
+	}
 	cfg.Limits = cfg.Limits.orDefault(Limits{1024, 16384, 256, 64, wire.MaxFrame})
 	cfg.AnonymousLimits = cfg.AnonymousLimits.orDefault(Limits{64, 64, 32, anonymousPool, 1 << 20})
 	if cfg.Logger == nil {

@@ -70,7 +70,7 @@ func (st *stream) requested(env wire.Envelope, sharedBody bool) error {
 	r := &served{s: s, home: st, op: op, window: w.Window > 0, credit: w.Window}
 	r.req = Request{
 		ID: id, Operation: name, Input: w.Input,
-		Identity: identity, ForwardedFor: (*auth.Identity)(w.ForwardedFor), Origin: identity,
+		Identity: identity, ForwardedFor: claimed(w.ForwardedFor), Origin: identity,
 		Peer: s.peer, Metadata: map[string]any{}, Traceparent: w.Traceparent,
 	}
 	if op.Stream != nil {
@@ -164,21 +164,35 @@ func failure(id string, e *Error) encoder {
 
 // identify resolves whose request it is (CALL-36). The error ends the session:
 // too many tokens have failed (NODE-34).
-func (s *Session) identify(token string) (*auth.Identity, error) {
-	if token == "" {
-		return s.peer.Identity, nil
+func (s *Session) identify(text string) (*auth.Identity, error) {
+	if text == "" {
+		return s.peer.Caller(), nil
 	}
-	if s.tokenFailures.Load() >= int64(s.p.cfg.MaxTokenFailures) {
+	if s.tokenFailures.Load() >= int64(s.p.cfg.MaxTokenFailures()) {
 		return nil, protocols.ErrAuthRequired
 	}
+	token := auth.TokenFromText(text)
 	if s.p.cfg.Provider != nil {
-		if id, ok := s.p.cfg.Provider.ResolveFromToken(auth.TokenFromText(token)); ok {
+		if id, ok := s.p.cfg.Provider.ResolveFromToken(token); ok {
+			return &id, nil
+		}
+	}
+	if s.p.cfg.Tickets != nil {
+		if id, ok := s.p.cfg.Tickets.ResolveTicket(token, s.peer.Fingerprint); ok {
 			return &id, nil
 		}
 	}
 	s.tokenFailures.Add(1)
 	s.log.Warn("token not recognised", "peer", s.peer.PeerName)
-	return s.peer.Identity, nil
+	return s.peer.Caller(), nil
+}
+
+// claimed is for whom a forwarder says that it calls (CALL-63).
+func claimed(id *wire.Identity) *auth.Identity {
+	if id == nil {
+		return nil
+	}
+	return &auth.Identity{ID: id.ID, Scopes: id.Scopes, Resources: id.Resources}
 }
 
 // find is what of a request's fate does not depend on its input: NOT_FOUND for
@@ -188,7 +202,7 @@ func (p *Protocol) find(name string, identity *auth.Identity) (*entry, *Error) {
 	if op == nil || op.Spec.Visibility == Internal {
 		return nil, Errorf(CodeNotFound, "operation not found: %s", clip(name))
 	}
-	if err := op.Spec.Access.Check(identity); err != nil {
+	if err := identity.May(op.Spec.Name, op.Spec.Access); err != nil {
 		return nil, Errorf(CodeForbidden, "%v", err)
 	}
 	return op, nil
@@ -244,10 +258,17 @@ func (r *served) run() {
 	}
 }
 
-// handle checks the input and runs the handler.
+// handle checks the input and runs the handler. What is good for one use is
+// used up in between, before any effect.
 func (r *served) handle() (json.RawMessage, error) {
 	if e := r.op.checkInput(r.req.Input); e != nil {
 		return nil, e
+	}
+	if id := r.req.Identity; id != nil && id.Spend != nil {
+		if err := id.Spend(r.ctx); err != nil {
+			r.s.log.Warn("ticket not accepted", "op", r.req.Operation, "peer", r.s.peer.PeerName, "err", err)
+			return nil, Errorf(CodeForbidden, "the ticket is not accepted")
+		}
 	}
 	if r.op.Stream != nil {
 		return nil, r.op.Stream.Stream(r.ctx, &r.req, r.emit)

@@ -37,7 +37,7 @@ func (p *Protocol) services() []Operation {
 func (p *Protocol) list(_ context.Context, r *Request) (any, error) {
 	rows := []OperationInfo{}
 	for _, spec := range p.registry.Specs() {
-		if spec.Visibility == External && spec.Access.Check(r.Identity) == nil {
+		if spec.Visibility == External && r.Identity.May(spec.Name, spec.Access) == nil {
 			rows = append(rows, OperationInfo{Name: spec.Name, Namespace: spec.Namespace(), Type: spec.Type})
 		}
 	}

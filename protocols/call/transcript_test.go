@@ -175,7 +175,7 @@ type bare struct {
 
 func play(t *testing.T, file, text string) {
 	ctx, cancel := context.WithCancel(t.Context())
-	proto := call.New(call.Config{Provider: tokens{}, MaxTokenFailures: 2})
+	proto := call.New(call.Config{Provider: tokens{}, MaxTokenFailures: func() int { return 2 }})
 	require.NoError(t, proto.Register(testOperations()...))
 	a, b := protocols.Pipe(call.ALPN)
 	peer := known("user")
