@@ -37,6 +37,7 @@ const (
 	codeNoVault     = "NO_VAULT"
 	codeExists      = "EXISTS"
 	codeCorrupt     = "VAULT_CORRUPT"
+	codeWrongWords  = "WRONG_WORDS"
 	codeRunning     = "ALREADY_RUNNING"
 	codePortTaken   = "PORT_TAKEN"
 	codeTimeout     = "TIMEOUT"

@@ -9,7 +9,6 @@ import (
 	"io"
 	"math/big"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,7 +20,9 @@ import (
 type initFlags struct {
 	restore    string
 	wordsFile  string
+	words      int
 	device     uint32
+	generation uint32
 	workFactor int
 	passphrase passphraseFlags
 }
@@ -32,16 +33,27 @@ func newInit(a *app) *cobra.Command {
 		Use:   "init",
 		Short: "Make this machine's key, or restore it from its words",
 		Long: `Makes the key of a node and keeps it in the home, sealed with a passphrase.
-The 24 words that are shown once are the key itself: whoever has them is the
-node, and without them it is lost with the machine.
+The words that are shown once are the key itself: whoever has them is the node,
+and without them it is lost with the machine. They are shown on a terminal only,
+and three of them are asked back before anything is made.
 
 On a terminal init asks for what it needs. Without one it needs
---passphrase-file, and --words-file to write new words to.`,
+--passphrase-file (or --passphrase-fd, or the credential alknet-p2p.passphrase
+of systemd), and --words-file to write new words to.
+
+--restore makes the key again from its words. A key that had been replaced by
+vault rotate-identity is of a later generation, which the recovery kit names.
+Several nodes may have the same words if each has a --device index of its own.
+--bip39-passphrase adds a passphrase to the words themselves: it is stored
+nowhere and asked for whenever the vault opens.`,
 		Example: `  alknet-p2p init
   alknet-p2p init --restore - --passphrase-file pass < words
   alknet-p2p init --passphrase-file pass --words-file words`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.restore == "" && f.generation != 0 {
+				return usagef("--generation is for --restore: a new key is of generation 0")
+			}
 			h, err := a.home()
 			if err != nil {
 				return err
@@ -56,51 +68,38 @@ On a terminal init asks for what it needs. Without one it needs
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.restore, "restore", "", "restore from the words in this `file`, - for standard input")
+	flags.StringVar(&f.restore, "restore", "", "restore from the words in this `file`, or - for the terminal or standard input")
 	flags.StringVar(&f.wordsFile, "words-file", "", "write the new words to this `file` (0600) and show them nowhere")
+	flags.IntVar(&f.words, "words", vault.DefaultWords, "how many new words: 12, 15, 18, 21 or 24")
 	flags.Uint32Var(&f.device, "device", 0, "index of this node among those with the same words")
+	flags.Uint32Var(&f.generation, "generation", 0, "with --restore: the key's generation, as the recovery kit names it")
 	flags.IntVar(&f.workFactor, "work-factor", vault.DefaultWorkFactor, "cost of a try at the passphrase, 2^`N`; 15 for a small machine")
+	flags.BoolVar(&f.passphrase.bip39, "bip39-passphrase", false, "ask for a passphrase that belongs to the words")
 	f.passphrase.add(cmd)
+	cmd.MarkFlagsMutuallyExclusive("bip39-passphrase", "bip39-passphrase-file")
 	return cmd
-}
-
-// add declares the flags of a command that opens or makes a vault.
-func (p *passphraseFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&p.file, "passphrase-file", "", "`file` (0600) whose first line is the vault's passphrase")
-	cmd.Flags().StringVar(&p.bip39File, "bip39-passphrase-file", "", "`file` (0600) with the passphrase that belongs to the words, if there is one")
 }
 
 // initialise makes the vault of a home.
 func (a *app) initialise(ctx context.Context, h home, f initFlags) (*vault.Info, error) {
+	harden()
 	if info, err := vault.ReadInfo(string(h)); err == nil {
 		return nil, failf(exitFailed, codeExists, "there is a vault in %s already, of %s", h, info.Identity)
 	}
-	if f.restore != "" && f.wordsFile != "" {
-		return nil, usagef("--words-file is for new words, not for --restore")
+	if err := a.checkInit(f); err != nil {
+		return nil, err
 	}
-	if !a.interactive() {
-		switch {
-		case f.passphrase.file == "":
-			return nil, usagef("init needs a terminal to ask for a passphrase, or --passphrase-file FILE")
-		case f.restore == "" && f.wordsFile == "":
-			return nil, usagef("init needs a terminal to show the words on, or --words-file FILE")
-		}
-	}
-	options := vault.FileOptions{Device: f.device, WorkFactor: f.workFactor}
-	if f.passphrase.bip39File != "" {
-		bip39, err := vault.ReadPassphraseFile(f.passphrase.bip39File)
-		if err != nil {
-			return nil, err
-		}
-		defer clear(bip39)
-		options.BIP39Passphrase = bip39
-	}
+	options := vault.FileOptions{Device: f.device, Generation: f.generation, WorkFactor: f.workFactor}
 	words, err := a.words(ctx, f)
 	if err != nil {
 		return nil, err
 	}
 	defer words.Wipe()
-	passphrase, err := a.newPassphrase(ctx, f.passphrase.file)
+	if options.BIP39Passphrase, err = a.bip39PassphraseOf(ctx, f.passphrase, f.restore == ""); err != nil {
+		return nil, err
+	}
+	defer clear(options.BIP39Passphrase)
+	passphrase, err := a.newPassphrase(ctx, f.passphrase, "--passphrase-file FILE")
 	if err != nil {
 		return nil, err
 	}
@@ -111,25 +110,73 @@ func (a *app) initialise(ctx context.Context, h home, f initFlags) (*vault.Info,
 		}
 	}
 	info, err := vault.Create(string(h), words, passphrase, options)
-	if err != nil && f.wordsFile != "" {
-		_ = os.Remove(f.wordsFile) // the words of no vault
+	if err != nil {
+		if f.wordsFile != "" {
+			_ = os.Remove(f.wordsFile) // the words of no vault
+		}
+		return nil, err
 	}
-	return info, err
+	action := "vault.create"
+	if f.restore != "" {
+		action = "vault.restore"
+	}
+	a.audit(h, action, info.Identity, nil)
+	return info, nil
+}
+
+// checkInit refuses what cannot end well before anything is asked.
+func (a *app) checkInit(f initFlags) error {
+	switch f.words {
+	case 0, 12, 15, 18, 21, 24: // 0 is the default, where there is no flag
+	default:
+		return usagef("--words %d: a key has 12, 15, 18, 21 or 24 words", f.words)
+	}
+	switch {
+	case f.restore != "" && f.wordsFile != "":
+		return usagef("--words-file is for new words, not for --restore")
+	case f.restore == "-" && f.passphrase.usesStdin():
+		return usagef("the words and the passphrase cannot both come from standard input")
+	case f.device > vault.MaxIndex || f.generation > vault.MaxIndex:
+		return usagef("--device and --generation end at %d", vault.MaxIndex)
+	case f.wordsFile != "" && isTaken(f.wordsFile):
+		return failf(exitFailed, codeExists, "%s is there already: words are not written over anything", f.wordsFile)
+	case a.interactive():
+		return nil
+	case !f.passphrase.given() && os.Getenv("CREDENTIALS_DIRECTORY") == "":
+		return usagef("init needs a terminal to ask for a passphrase, or --passphrase-file FILE")
+	case f.restore == "" && f.wordsFile == "":
+		return usagef("init needs a terminal to show the words on, or --words-file FILE")
+	}
+	return nil
 }
 
 // words are the ones to restore from, or new ones.
 func (a *app) words(ctx context.Context, f initFlags) (*vault.Mnemonic, error) {
+	if f.restore != "" {
+		return a.readWords(ctx, f.restore)
+	}
+	words := f.words
+	if words == 0 {
+		words = vault.DefaultWords
+	}
+	return vault.NewMnemonic(words)
+}
+
+// maxWords bounds words that are read, in bytes.
+const maxWords = 4 << 10
+
+// readWords reads the words of a key from a file, or with - from the terminal
+// or standard input.
+func (a *app) readWords(ctx context.Context, from string) (*vault.Mnemonic, error) {
 	var text []byte
 	var err error
 	switch {
-	case f.restore == "":
-		return vault.NewMnemonic(vault.DefaultWords)
-	case f.restore != "-":
-		text, err = vault.ReadPassphraseFile(f.restore)
+	case from != "-":
+		text, err = vault.ReadPassphraseFile(from)
 	case a.interactive():
 		text, err = a.secretLine(ctx, "The words, separated by spaces (they are not shown): ")
 	default:
-		text, err = readSecret(a.in)
+		text, err = readInput(a.in, maxWords)
 	}
 	if err != nil {
 		return nil, err
@@ -142,94 +189,89 @@ func (a *app) words(ctx context.Context, f initFlags) (*vault.Mnemonic, error) {
 	return words, err
 }
 
-// readSecret reads a small input to its end, into one buffer.
-func readSecret(r io.Reader) ([]byte, error) {
-	buf := make([]byte, 4<<10)
-	n, err := io.ReadFull(r, buf)
-	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return buf[:n], nil
-	case err == nil:
-		clear(buf)
-		return nil, usagef("the words are longer than %d bytes", len(buf))
-	}
-	return nil, err
-}
-
-// newPassphrase reads one from a file, or asks for it twice.
-func (a *app) newPassphrase(ctx context.Context, file string) ([]byte, error) {
-	if file != "" {
-		return vault.ReadPassphraseFile(file)
-	}
-	for {
-		first, err := a.secretLine(ctx, "A passphrase to seal the key with: ")
-		if err != nil {
-			return nil, err
-		}
-		second, err := a.secretLine(ctx, "The same again: ")
-		if err != nil {
-			return nil, err
-		}
-		same := string(first) == string(second)
-		clear(second)
-		if same && len(first) > 0 {
-			return first, nil
-		}
-		clear(first)
-		if same {
-			a.tellf("It must not be empty.")
-		} else {
-			a.tellf("They differ.")
-		}
-	}
-}
-
 // handOver gives new words to their owner: into a file, or on the terminal,
-// where two of them are asked back before anything depends on them.
+// where three of them are asked back before anything depends on them.
 func (a *app) handOver(ctx context.Context, words *vault.Mnemonic, file string) error {
-	if file != "" {
-		return writeSecretFile(file, func(w io.Writer) (err error) {
-			useErr := words.Use(func(phrase []byte) { _, err = w.Write(append(slices.Clip(phrase), '\n')) })
-			return errors.Join(useErr, err)
-		})
-	}
-	var list []string
-	if err := words.Use(func(phrase []byte) { list = strings.Fields(string(phrase)) }); err != nil {
+	var phrase []byte
+	if err := words.Use(func(b []byte) { phrase = bytes.Clone(b) }); err != nil {
 		return err
 	}
+	defer clear(phrase)
+	if file != "" {
+		return writeSecretFile(file, func(w io.Writer) error {
+			_, err := w.Write(phrase)
+			_, lfErr := io.WriteString(w, "\n")
+			return errors.Join(err, lfErr)
+		})
+	}
+	list := bytes.Fields(phrase)
 	a.tellf("\nThese words are the key of this node. Write them down on paper, in this order;\nthey are shown only now.\n")
-	for i := 0; i < len(list); i += 4 {
-		row := make([]string, 0, 4)
-		for j := i; j < min(i+4, len(list)); j++ {
-			row = append(row, fmt.Sprintf("%2d %-10s", j+1, list[j]))
-		}
-		a.tellf("  %s", strings.TrimRight(strings.Join(row, "  "), " "))
+	table := wordTable(list)
+	_, err := a.err.Write(table)
+	clear(table)
+	if err != nil {
+		return err
 	}
 	a.tellf("")
-	for range 2 {
-		if err := a.askBack(ctx, list); err != nil {
+	places, err := pick(asked, len(list))
+	if err != nil {
+		return err
+	}
+	for _, i := range places {
+		if err := a.askBack(ctx, i, list[i]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// askBack asks for one of the words until it is right.
-func (a *app) askBack(ctx context.Context, list []string) error {
-	n, err := rand.Int(rand.Reader, big.NewInt(int64(len(list))))
-	if err != nil {
-		return err
+// wordTable is the words in rows of four with their numbers. The caller clears
+// it.
+func wordTable(list [][]byte) []byte {
+	const longest = 8 // no word is longer
+	table := make([]byte, 0, len(list)*(len("   24 \n")+longest+1))
+	for i, word := range list {
+		table = fmt.Appendf(table, "  %2d ", i+1)
+		table = append(table, word...)
+		if i%4 == 3 || i == len(list)-1 {
+			table = append(table, '\n')
+			continue
+		}
+		for range longest - len(word) {
+			table = append(table, ' ')
+		}
 	}
-	i := int(n.Int64())
+	return table
+}
+
+// asked is how many words are asked back.
+const asked = 3
+
+// pick returns n different places below size, in order of chance.
+func pick(n, size int) ([]int, error) {
+	places := make([]int, size)
+	for i := range places {
+		j, err := rand.Int(rand.Reader, big.NewInt(int64(i+1)))
+		if err != nil {
+			return nil, err
+		}
+		places[i] = places[j.Int64()]
+		places[j.Int64()] = i
+	}
+	return places[:n], nil
+}
+
+// askBack asks for a word until it is right.
+func (a *app) askBack(ctx context.Context, place int, word []byte) error {
 	for range 3 {
-		got, err := a.line(ctx, fmt.Sprintf("Word %d: ", i+1))
+		got, err := a.line(ctx, fmt.Sprintf("Word %d: ", place+1))
 		if err != nil {
 			return err
 		}
-		if strings.EqualFold(got, list[i]) {
+		if strings.EqualFold(got, string(word)) {
 			return nil
 		}
-		a.tellf("That is not word %d.", i+1)
+		a.tellf("That is not word %d.", place+1)
 	}
 	return failf(exitFailed, codeFailed, "the words were not written down; nothing was made")
 }

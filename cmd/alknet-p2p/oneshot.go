@@ -30,7 +30,7 @@ func (a *app) withNode(ctx context.Context, f targetFlags, do func(peerNode) err
 		return err
 	}
 	if !f.oneShot {
-		if f.passphrase.file != "" || len(f.join) > 0 {
+		if f.passphrase.given() || len(f.join) > 0 {
 			return usagef("--passphrase-file and --join are for --one-shot: a node that runs needs neither")
 		}
 		return do(newClient(h))

@@ -50,7 +50,7 @@ TARGET is a peer's name, its key (ed25519:… or 12D3KooW…), or a ticket.`,
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "print nothing but answers and errors")
 
 	root.AddCommand(
-		newDemo(a), newInit(a), newUp(a), newKey(a), newTicket(a), newStatus(a),
+		newDemo(a), newInit(a), newVault(a), newUp(a), newKey(a), newTicket(a), newStatus(a),
 		newPing(a), newOps(a), newCall(a), newSubscribe(a),
 		newPeer(a), newConfig(a), newVersion(a),
 	)

@@ -163,13 +163,18 @@ func TestInitOnATerminal(t *testing.T) {
 	p.typesSecret("correct hors3")
 	p.expect(`Write them down`)
 	words := p.readsWords()
-	p.types(words[p.isAsked()-1])
+	first := p.isAsked()
+	p.types(words[first-1])
 	n := p.isAsked()
+	require.NotEqual(t, first, n, "three different words are asked")
 	p.types("wrong")
 	p.expect(`That is not word`)
 	require.Equal(t, n, p.isAsked(), "the same word is asked again")
 	require.NoFileExists(t, filepath.Join(string(h), "vault.age"), "nothing is made before the words are known")
 	p.types(strings.ToUpper(words[n-1]))
+	third := p.isAsked()
+	require.NotContains(t, []int{first, n}, third)
+	p.types(words[third-1])
 	r := <-done
 	require.NoError(t, r.err)
 	require.NotContains(t, p.all(), "hors3", "passphrases are not shown")
@@ -237,7 +242,7 @@ func TestFirstUpGuidesThroughInit(t *testing.T) {
 	p.expect(`again: `)
 	p.typesSecret("x")
 	words := p.readsWords()
-	for range 2 {
+	for range 3 {
 		p.types(words[p.isAsked()-1])
 	}
 	p.expect(`Passphrase of the vault: `)

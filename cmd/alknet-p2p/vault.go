@@ -1,146 +1,162 @@
 package main
 
 import (
-	"bufio"
-	"context"
-	"crypto/ed25519"
-	"errors"
-	"io"
-	"os"
-	"strings"
+	"bytes"
+	"fmt"
 
-	"golang.org/x/term"
+	"github.com/spf13/cobra"
 
 	"github.com/alkdev/alknet-p2p/vault"
 )
 
-// passphraseFlags are where a command that opens the vault gets its
-// passphrases from; on a terminal it asks for what is missing.
-type passphraseFlags struct {
-	file      string
-	bip39File string
+func newVault(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "vault",
+		Short: "Look after the key, its words and the credentials sealed with it",
+		Long: `The vault holds the words of this node's key, sealed with a passphrase. These
+commands open it in their own process, whether the node runs or not; nothing of
+it goes over the control socket or any network.
+
+Where a passphrase is needed it comes from --passphrase-file or --passphrase-fd,
+else from the credential alknet-p2p.passphrase of systemd, else from the
+system's keyring if vault passwd --keyring put it there, else from the terminal.`,
+		Args: noArgs,
+		RunE: needCommand,
+	}
+	cmd.AddCommand(newVaultShow(a), newVaultVerify(a))
+	return cmd
 }
 
-// nodeKey is what the vault gives to the node.
-type nodeKey struct {
-	private    ed25519.PrivateKey
-	next       ed25519.PublicKey
-	generation uint32
+// vaultAnswer is what everybody may know of a vault.
+type vaultAnswer struct {
+	Identity    string `json:"identity"`
+	PeerID      string `json:"peer_id"`
+	Device      uint32 `json:"device"`
+	Generation  uint32 `json:"generation"`
+	Path        string `json:"path"`
+	KeyVersion  uint32 `json:"key_version"`
+	Credentials int    `json:"credentials"`
+	Keyring     bool   `json:"keyring"` // whether the system's keyring has the passphrase
 }
 
-// openVault opens the vault of the home for as long as it takes to derive the
-// node's key.
-func (a *app) openVault(ctx context.Context, h home, p passphraseFlags) (*nodeKey, error) {
-	// Whether there is a vault at all, before anybody is asked for its
-	// passphrase; opening it repairs a damaged sidecar.
-	if _, err := vault.ReadInfo(string(h)); err != nil && !errors.Is(err, vault.ErrCorruptFile) {
-		return nil, err
+func newVaultShow(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "show",
+		Short: "Show whose vault this is; needs no passphrase",
+		Args:  noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			h, err := a.home()
+			if err != nil {
+				return err
+			}
+			answer, err := describeVault(h)
+			if err != nil {
+				return err
+			}
+			return a.show(answer, func(w *bytes.Buffer) {
+				keyring := "no"
+				if answer.Keyring {
+					keyring = "yes"
+				}
+				table(w, [][]string{
+					{"node key", answer.Identity},
+					{"peer ID", answer.PeerID},
+					{"device", fmt.Sprint(answer.Device)},
+					{"generation", fmt.Sprint(answer.Generation)},
+					{"path", answer.Path},
+					{"key version", fmt.Sprint(answer.KeyVersion)},
+					{"credentials", fmt.Sprint(answer.Credentials)},
+					{"in the keyring", keyring},
+				})
+			})
+		},
 	}
-	passphrase, err := a.passphrase(ctx, p.file, "Passphrase of the vault: ", "--passphrase-file FILE")
-	if err != nil {
-		return nil, err
-	}
-	defer clear(passphrase)
-	var bip39 []byte
-	if p.bip39File != "" {
-		if bip39, err = vault.ReadPassphraseFile(p.bip39File); err != nil {
-			return nil, err
-		}
-		defer clear(bip39)
-	}
-	v, err := vault.Open(string(h), passphrase, bip39)
-	if err != nil {
-		return nil, err
-	}
-	defer v.Close()
+}
+
+func describeVault(h home) (*vaultAnswer, error) {
 	info, err := vault.ReadInfo(string(h))
 	if err != nil {
 		return nil, err
 	}
-	identity, err := v.IdentityKey()
+	path, err := vault.IdentityPath(info.Device, info.Generation)
 	if err != nil {
 		return nil, err
 	}
-	defer identity.Wipe()
-	key := &nodeKey{generation: info.Generation}
-	if err := identity.Use(func(seed []byte) { key.private = ed25519.NewKeyFromSeed(seed) }); err != nil {
-		return nil, err
+	return &vaultAnswer{
+		Identity: info.Identity, PeerID: info.PeerID, Device: info.Device, Generation: info.Generation,
+		Path: string(path), KeyVersion: info.KeyVersion, Keyring: isTaken(h.keyring()),
+	}, nil
+}
+
+func newVaultVerify(a *app) *cobra.Command {
+	var p passphraseFlags
+	var file string
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Check that written-down words are those of this vault",
+		Long: `Reads the words, from the terminal without showing them or from standard input,
+and says whether they give this node's key. Do it once before the node matters.
+It needs no passphrase of the vault; words that have a passphrase of their own
+need that.`,
+		Example: `  alknet-p2p vault verify
+  alknet-p2p vault verify < words`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			harden()
+			h, err := a.home()
+			if err != nil {
+				return err
+			}
+			info, err := vault.ReadInfo(string(h))
+			if err != nil {
+				return err
+			}
+			words, err := a.readWords(cmd.Context(), file)
+			if err != nil {
+				return err
+			}
+			defer words.Wipe()
+			bip39, err := a.bip39PassphraseOf(cmd.Context(), p, false)
+			if err != nil {
+				return err
+			}
+			defer clear(bip39)
+			identity, err := identityOf(words, bip39, info.Device, info.Generation)
+			if err != nil {
+				return err
+			}
+			if identity != info.Identity {
+				return failf(exitFailed, codeWrongWords,
+					"these words give %s, the vault is that of %s; are they of another node, or have they a passphrase of their own (--bip39-passphrase)?",
+					identity, info.Identity)
+			}
+			answer := struct {
+				OK       bool   `json:"ok"`
+				Identity string `json:"identity"`
+			}{true, identity}
+			return a.show(answer, func(w *bytes.Buffer) {
+				fmt.Fprintf(w, "These are the words of %s.\n", identity)
+			})
+		},
 	}
-	key.next, err = v.NextPublicKey()
-	return key, err
+	flags := cmd.Flags()
+	flags.StringVar(&file, "words-file", "-", "`file` (0600) with the words, - for the terminal or standard input")
+	flags.BoolVar(&p.bip39, "bip39-passphrase", false, "ask for the passphrase that belongs to the words")
+	flags.StringVar(&p.bip39File, "bip39-passphrase-file", "", "`file` (0600) with the passphrase that belongs to the words")
+	cmd.MarkFlagsMutuallyExclusive("bip39-passphrase", "bip39-passphrase-file")
+	return cmd
 }
 
-// passphrase reads one from a file, or asks for it on the terminal; flag is
-// what to say when there is neither. The caller clears it.
-func (a *app) passphrase(ctx context.Context, file, prompt, flag string) ([]byte, error) {
-	if file != "" {
-		return vault.ReadPassphraseFile(file)
-	}
-	if !a.interactive() {
-		return nil, failf(exitNoDaemon, codeVaultLocked, "the vault is locked and there is no terminal to ask for its passphrase: give %s", flag)
-	}
-	return a.secretLine(ctx, prompt)
-}
-
-// interactive reports whether a person can be asked.
-func (a *app) interactive() bool { return isTerminal(a.in) && isTerminal(a.err) }
-
-// secretLine asks for a line without showing it.
-func (a *app) secretLine(ctx context.Context, prompt string) ([]byte, error) {
-	defer a.tellf("") // the line's end is not shown either
-	fd := int(a.in.Fd())
-	return a.ask(ctx, prompt, func() ([]byte, error) { return term.ReadPassword(fd) })
-}
-
-// line asks for a line that may be seen.
-func (a *app) line(ctx context.Context, prompt string) (string, error) {
-	text, err := a.ask(ctx, prompt, func() ([]byte, error) {
-		text, err := bufio.NewReader(a.in).ReadBytes('\n')
-		if errors.Is(err, io.EOF) && len(text) > 0 {
-			err = nil
-		}
-		return text, err
-	})
-	return strings.TrimSpace(string(text)), err
-}
-
-// ask reads an answer from the terminal, unless ctx ends first: then the
-// terminal is left as it was, and the reading to the end of the process.
-func (a *app) ask(ctx context.Context, prompt string, read func() ([]byte, error)) ([]byte, error) {
-	before, err := term.GetState(int(a.in.Fd()))
+// identityOf is the key that words give.
+func identityOf(words *vault.Mnemonic, bip39 []byte, device, generation uint32) (string, error) {
+	v, err := vault.New(vault.Config{Device: device, Generation: generation})
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	if _, err := io.WriteString(a.err, prompt); err != nil {
-		return nil, err
+	defer v.Close()
+	if err := v.Unlock(words, bip39); err != nil {
+		return "", err
 	}
-	type answer struct {
-		text []byte
-		err  error
-	}
-	answers := make(chan answer, 1)
-	go func() {
-		text, err := read()
-		answers <- answer{text, err}
-	}()
-	select {
-	case got := <-answers:
-		return got.text, got.err
-	case <-ctx.Done():
-		return nil, errors.Join(context.Cause(ctx), term.Restore(int(a.in.Fd()), before))
-	}
-}
-
-// writeSecretFile makes a file that only this user can read; it must not be
-// there yet.
-func writeSecretFile(path string, write func(io.Writer) error) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	err = errors.Join(write(f), f.Sync(), f.Close())
-	if err != nil {
-		_ = os.Remove(path)
-	}
-	return err
+	public, err := v.PublicKey(v.IdentityPath())
+	return vault.FingerprintOf(public), err
 }
