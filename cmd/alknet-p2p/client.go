@@ -51,9 +51,13 @@ func (c *client) ticket(ctx context.Context) (ticket string, err error) {
 	return ticket, err
 }
 
-// reload lets the node read the peers again.
-func (c *client) reload(ctx context.Context) error {
-	return c.ask(ctx, "reload", request{}, func(message) error { return nil })
+// reload lets the node read its files again.
+func (c *client) reload(ctx context.Context) (report *reloadReport, err error) {
+	err = c.ask(ctx, "reload", request{}, func(m message) error { report = m.Reload; return nil })
+	if err == nil && report == nil {
+		err = errNoAnswer
+	}
+	return report, err
 }
 
 func (c *client) ping(ctx context.Context, r request, reply func(node.Ping) error) (result *node.PingResult, err error) {

@@ -50,14 +50,14 @@ func (h home) socket() (path string, own bool) {
 // of its HTTP server; close returns after the last.
 type controlServer struct {
 	node   peerNode
-	reload func() error
+	reload func() (*reloadReport, error)
 	http   http.Server
 	done   chan struct{}
 }
 
 // serveControl listens on the home's socket; reload reads the peers again. The home's lock must be held: a
 // socket that is there already was left by a process that is gone.
-func serveControl(h home, n peerNode, reload func() error, log *slog.Logger) (*controlServer, error) {
+func serveControl(h home, n peerNode, reload func() (*reloadReport, error), log *slog.Logger) (*controlServer, error) {
 	path, own := h.socket()
 	if own {
 		if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -97,6 +97,7 @@ func (s *controlServer) close() {
 type message struct {
 	Status     *node.Status         `json:"status,omitzero"`
 	Ticket     string               `json:"ticket,omitzero"`
+	Reload     *reloadReport        `json:"reload,omitzero"`
 	Operations []call.OperationInfo `json:"operations,omitempty"`
 	Output     json.RawMessage      `json:"output,omitzero"` // of a call; omitempty would drop {}
 	Item       json.RawMessage      `json:"item,omitzero"`   // of a subscription
@@ -122,7 +123,10 @@ func (s *controlServer) routes() http.Handler {
 		ticket, err := s.node.ticket(ctx)
 		return sendIf(err, send, message{Ticket: ticket})
 	})
-	handle("reload", func(context.Context, request, func(message) error) error { return s.reload() })
+	handle("reload", func(_ context.Context, _ request, send func(message) error) error {
+		report, err := s.reload()
+		return sendIf(err, send, message{Reload: report})
+	})
 	handle("operations", func(ctx context.Context, r request, send func(message) error) error {
 		ops, err := s.node.operations(ctx, r)
 		return sendIf(err, send, message{Operations: ops})

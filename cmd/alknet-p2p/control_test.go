@@ -51,7 +51,7 @@ func (s *scripted) subscribe(ctx context.Context, _ request, item func(json.RawM
 func serveScripted(t *testing.T, h home, n peerNode) *client {
 	t.Helper()
 	t.Cleanup(func() { goleak.VerifyNone(t) })
-	s, err := serveControl(h, n, func() error { return nil }, slog.New(slog.DiscardHandler))
+	s, err := serveControl(h, n, func() (*reloadReport, error) { return new(reloadReport), nil }, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	t.Cleanup(s.close)
 	return newClient(h)
@@ -67,7 +67,8 @@ func TestControlCarriesRequestsAndFailures(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, string(r.Input), string(out))
 	require.Equal(t, r, n.asked)
-	require.NoError(t, c.reload(t.Context()))
+	_, err = c.reload(t.Context())
+	require.NoError(t, err)
 
 	n.failure = call.Errorf("DISK_FULL", "no room").WithDetails(map[string]int{"left": 0})
 	_, err = c.call(t.Context(), r)

@@ -2,14 +2,12 @@ package main
 
 import (
 	"bytes"
-	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/alkdev/alknet-p2p/protocols/auth"
-	"github.com/alkdev/alknet-p2p/protocols/auth/peerfile"
 	"github.com/alkdev/alknet-p2p/transport/discovery"
 )
 
@@ -18,16 +16,19 @@ func newPeer(a *app) *cobra.Command {
 		Use:   "peer",
 		Short: "Name other nodes and say what they may call",
 		Long: `Edits the registry of peers, peers.json in the home. A node that runs takes
-every change at once.`,
+every change at once: a peer that loses a right loses its running calls too.`,
 		Args: noArgs,
 		RunE: needCommand,
 	}
-	cmd.AddCommand(newPeerAdd(a), newPeerLs(a), newPeerShow(a), newPeerRm(a), newPeerAllow(a))
+	cmd.AddCommand(
+		newPeerAdd(a), newPeerLs(a), newPeerShow(a), newPeerRm(a), newPeerAllow(a), newPeerDeny(a),
+		newPeerRename(a), newPeerRotate(a), newPeerEnable(a, true), newPeerEnable(a, false),
+	)
 	return cmd
 }
 
 func newPeerAdd(a *app) *cobra.Command {
-	var scopes []string
+	var r rights
 	cmd := &cobra.Command{
 		Use:   "add NAME KEY",
 		Short: "Add a peer, or one more key of a peer",
@@ -41,28 +42,25 @@ beside those it has.`,
 			if err != nil {
 				return usagef("%s", err)
 			}
-			fingerprint, err := parseKey(args[1])
+			key, err := parseKey(args[1])
 			if err != nil {
 				return err
 			}
 			return a.editPeers(cmd, func(cfg *auth.Config) (*auth.PeerEntry, error) {
-				for _, e := range cfg.Auth.Peers {
-					if e.PeerName != name && slices.Contains(e.Fingerprints, fingerprint) {
-						return nil, failf(exitFailed, codeExists, "that key is %s already", e.PeerName)
-					}
-				}
-				e := findPeer(cfg, name)
-				if e == nil {
+				e, err := findPeer(cfg, name)
+				if err != nil {
 					cfg.Auth.Peers = append(cfg.Auth.Peers, auth.PeerEntry{PeerName: name, Enabled: true})
 					e = &cfg.Auth.Peers[len(cfg.Auth.Peers)-1]
 				}
-				e.Fingerprints = with(e.Fingerprints, fingerprint)
-				e.Scopes = with(e.Scopes, scopes...)
-				return e, nil
+				if err := isFree(cfg, e, key); err != nil {
+					return nil, err
+				}
+				e.Fingerprints = with(e.Fingerprints, key)
+				return e, r.grant(e)
 			})
 		},
 	}
-	cmd.Flags().StringArrayVar(&scopes, "scope", nil, "a `right` of the peer, such as call:disk/free; may be repeated")
+	r.add(cmd)
 	return cmd
 }
 
@@ -72,20 +70,12 @@ func newPeerLs(a *app) *cobra.Command {
 		Short: "List the peers",
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			cfg, err := a.loadPeers()
+			cfg, err := a.loadRegistry()
 			if err != nil {
 				return err
 			}
 			return a.show(map[string][]auth.PeerEntry{"peers": cfg.Auth.Peers}, func(w *bytes.Buffer) {
-				rows := [][]string{{"NAME", "KEY", "SCOPES"}}
-				for _, e := range cfg.Auth.Peers {
-					name := string(e.PeerName)
-					if !e.Enabled {
-						name += " (disabled)"
-					}
-					rows = append(rows, []string{name, strings.Join(e.Fingerprints, " "), oneLine(strings.Join(e.Scopes, " "))})
-				}
-				table(w, rows)
+				tableOfPeers(w, cfg.Auth.Peers)
 			})
 		},
 	}
@@ -97,13 +87,13 @@ func newPeerShow(a *app) *cobra.Command {
 		Short: "Show one peer",
 		Args:  exactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			cfg, err := a.loadPeers()
+			cfg, err := a.loadRegistry()
 			if err != nil {
 				return err
 			}
-			e := findPeer(cfg, auth.PeerName(args[0]))
-			if e == nil {
-				return noPeer(args[0])
+			e, err := findPeer(cfg, auth.PeerName(args[0]))
+			if err != nil {
+				return err
 			}
 			return a.showPeer(e)
 		},
@@ -117,14 +107,10 @@ func newPeerRm(a *app) *cobra.Command {
 		Short: "Remove a peer; its sessions end",
 		Args:  exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.editPeers(cmd, func(cfg *auth.Config) (*auth.PeerEntry, error) {
-				e := findPeer(cfg, auth.PeerName(args[0]))
-				if e == nil {
-					return nil, noPeer(args[0])
-				}
-				removed := e.Clone()
-				cfg.Auth.Peers = slices.DeleteFunc(cfg.Auth.Peers, func(p auth.PeerEntry) bool { return p.PeerName == removed.PeerName })
-				return &removed, nil
+			return a.editPeer(cmd, args[0], func(cfg *auth.Config, e *auth.PeerEntry) error {
+				name := e.PeerName
+				cfg.Auth.Peers = slices.DeleteFunc(cfg.Auth.Peers, func(p auth.PeerEntry) bool { return p.PeerName == name })
+				return nil
 			})
 		},
 		ValidArgsFunction: a.completeTarget,
@@ -132,44 +118,121 @@ func newPeerRm(a *app) *cobra.Command {
 }
 
 func newPeerAllow(a *app) *cobra.Command {
-	var remove bool
+	var r rights
 	cmd := &cobra.Command{
-		Use:   "allow NAME SCOPE...",
-		Short: "Give a peer rights, or take them away",
-		Example: `  alknet-p2p peer allow alice call:disk/free
-  alknet-p2p peer allow alice --remove call:disk/free`,
-		Args: rangeArgs(2, -1),
+		Use:     "allow NAME [SCOPE...]",
+		Short:   "Give a peer rights",
+		Example: `  alknet-p2p peer allow alice call:disk/free`,
+		Args:    rangeArgs(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.editPeers(cmd, func(cfg *auth.Config) (*auth.PeerEntry, error) {
-				e := findPeer(cfg, auth.PeerName(args[0]))
-				switch {
-				case e == nil:
-					return nil, noPeer(args[0])
-				case remove:
-					e.Scopes = slices.DeleteFunc(e.Scopes, func(s string) bool { return slices.Contains(args[1:], s) })
-				default:
-					e.Scopes = with(e.Scopes, args[1:]...)
+			r.scopes = append(r.scopes, args[1:]...)
+			return a.editPeer(cmd, args[0], func(_ *auth.Config, e *auth.PeerEntry) error { return r.grant(e) })
+		},
+		ValidArgsFunction: a.completeTarget,
+	}
+	r.add(cmd)
+	return cmd
+}
+
+func newPeerDeny(a *app) *cobra.Command {
+	var r rights
+	cmd := &cobra.Command{
+		Use:     "deny NAME [SCOPE...]",
+		Short:   "Take rights away from a peer",
+		Example: `  alknet-p2p peer deny alice call:disk/free`,
+		Args:    rangeArgs(1, -1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r.scopes = append(r.scopes, args[1:]...)
+			return a.editPeer(cmd, args[0], func(_ *auth.Config, e *auth.PeerEntry) error { return r.revoke(e) })
+		},
+		ValidArgsFunction: a.completeScopes,
+	}
+	r.add(cmd)
+	return cmd
+}
+
+func newPeerRename(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "rename OLD NEW",
+		Short: "Give a peer another name; its keys and rights stay",
+		Args:  exactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, err := auth.ParsePeerName(args[1])
+			if err != nil {
+				return usagef("%s", err)
+			}
+			return a.editPeer(cmd, args[0], func(cfg *auth.Config, e *auth.PeerEntry) error {
+				if _, err := findPeer(cfg, name); err == nil && name != e.PeerName {
+					return failf(exitFailed, codeExists, "there is a peer named %q already", string(name))
 				}
-				return e, nil
+				e.PeerName = name
+				return nil
 			})
 		},
 		ValidArgsFunction: a.completeTarget,
 	}
-	cmd.Flags().BoolVar(&remove, "remove", false, "take the rights away")
+}
+
+func newPeerRotate(a *app) *cobra.Command {
+	var dropOld bool
+	cmd := &cobra.Command{
+		Use:   "rotate NAME NEWKEY",
+		Short: "Give a peer another key; its name and rights stay",
+		Long: `Puts a key before those the peer has: both are the peer from then on, and it is
+dialled by the new one where that answers. When the peer no longer uses the
+old key, run it again with --drop-old: the old key is nobody then.`,
+		Example: `  alknet-p2p peer rotate alice ed25519:…
+  alknet-p2p peer rotate alice ed25519:… --drop-old`,
+		Args: exactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			key, err := parseKey(args[1])
+			if err != nil {
+				return err
+			}
+			return a.editPeer(cmd, args[0], func(cfg *auth.Config, e *auth.PeerEntry) error {
+				if err := isFree(cfg, e, key); err != nil {
+					return err
+				}
+				if len(e.Fingerprints) == 0 || e.Fingerprints[0] != key {
+					e.Next = "" // the commitment was the old key's
+				}
+				old := without(e.Fingerprints, []string{key})
+				if dropOld {
+					old = nil
+				}
+				e.Fingerprints = append([]string{key}, old...)
+				return nil
+			})
+		},
+		ValidArgsFunction: a.completeTarget,
+	}
+	cmd.Flags().BoolVar(&dropOld, "drop-old", false, "take all other keys away")
+	return cmd
+}
+
+func newPeerEnable(a *app, enable bool) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "enable NAME",
+		Short: "Let a disabled peer be known again",
+		Args:  exactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.editPeer(cmd, args[0], func(_ *auth.Config, e *auth.PeerEntry) error {
+				e.Enabled = enable
+				return nil
+			})
+		},
+		ValidArgsFunction: a.completeTarget,
+	}
+	if !enable {
+		cmd.Use, cmd.Short = "disable NAME", "Keep a peer's entry, and know it no more; its sessions end"
+	}
 	return cmd
 }
 
 // editPeers changes the registry and shows the peer that was changed.
 func (a *app) editPeers(cmd *cobra.Command, edit func(*auth.Config) (*auth.PeerEntry, error)) error {
-	h, err := a.home()
-	if err != nil {
-		return err
-	}
-	if err := h.make(); err != nil {
-		return err
-	}
 	var changed auth.PeerEntry
-	err = peerfile.Update(cmd.Context(), h.peers(), func(cfg *auth.Config) error {
+	err := a.editRegistry(cmd, "peer."+cmd.Name(), func(cfg *auth.Config) error {
 		e, err := edit(cfg)
 		if err == nil {
 			changed = e.Clone()
@@ -179,34 +242,37 @@ func (a *app) editPeers(cmd *cobra.Command, edit func(*auth.Config) (*auth.PeerE
 	if err != nil {
 		return err
 	}
-	// The node watches the file too, but the next command shall find it done.
-	if err := newClient(h).reload(cmd.Context()); err != nil && !isNotRunning(err) {
-		return err
-	}
 	return a.showPeer(&changed)
 }
 
-func (a *app) loadPeers() (*auth.Config, error) {
-	h, err := a.home()
-	if err != nil {
-		return nil, err
-	}
-	return peerfile.Load(h.peers())
+// editPeer changes a peer that is there, and shows it as it is then or, if it
+// is gone, as it was.
+func (a *app) editPeer(cmd *cobra.Command, name string, edit func(*auth.Config, *auth.PeerEntry) error) error {
+	return a.editPeers(cmd, func(cfg *auth.Config) (*auth.PeerEntry, error) {
+		e, err := findPeer(cfg, auth.PeerName(name))
+		if err != nil {
+			return nil, err
+		}
+		was, peers := e.Clone(), len(cfg.Auth.Peers)
+		if err := edit(cfg, e); err != nil {
+			return nil, err
+		}
+		if len(cfg.Auth.Peers) < peers {
+			return &was, nil
+		}
+		return e, nil
+	})
 }
 
-func (a *app) showPeer(e *auth.PeerEntry) error {
-	return a.show(e, func(w *bytes.Buffer) {
-		fmt.Fprintf(w, "%s\n", e.PeerName)
-		for _, f := range e.Fingerprints {
-			fmt.Fprintf(w, "  key    %s\n", f)
+// isFree fails when the key is another peer's.
+func isFree(cfg *auth.Config, e *auth.PeerEntry, key string) error {
+	for i := range cfg.Auth.Peers {
+		other := &cfg.Auth.Peers[i]
+		if other.PeerName != e.PeerName && slices.Contains(other.Fingerprints, key) {
+			return failf(exitFailed, codeExists, "that key is %s already", other.PeerName)
 		}
-		for _, s := range e.Scopes {
-			fmt.Fprintf(w, "  scope  %s\n", oneLine(s))
-		}
-		if !e.Enabled {
-			fmt.Fprintln(w, "  disabled")
-		}
-	})
+	}
+	return nil
 }
 
 // parseKey reads a peer's key in any form and returns its fingerprint.
@@ -225,35 +291,12 @@ func parseKey(text string) (string, error) {
 	return auth.FingerprintFromPeer(id)
 }
 
-func findPeer(cfg *auth.Config, name auth.PeerName) *auth.PeerEntry {
-	for i := range cfg.Auth.Peers {
-		if cfg.Auth.Peers[i].PeerName == name {
-			return &cfg.Auth.Peers[i]
-		}
-	}
-	return nil
-}
-
-func noPeer(name string) error {
-	return failf(exitFailed, codeFailed, "no peer is named %q; see alknet-p2p peer ls", name)
-}
-
-// with adds what is not there yet.
-func with(list []string, more ...string) []string {
-	for _, s := range more {
-		if !slices.Contains(list, s) {
-			list = append(list, s)
-		}
-	}
-	return list
-}
-
 // completeTarget offers the names of peers to the shell.
 func (a *app) completeTarget(_ *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveDefault
 	}
-	cfg, err := a.loadPeers()
+	cfg, err := a.loadRegistry()
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
@@ -262,4 +305,20 @@ func (a *app) completeTarget(_ *cobra.Command, args []string, _ string) ([]cobra
 		names = append(names, string(e.PeerName))
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeScopes offers the names of peers, then the scopes of the one named.
+func (a *app) completeScopes(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) == 0 {
+		return a.completeTarget(cmd, args, word)
+	}
+	cfg, err := a.loadRegistry()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	e, err := findPeer(cfg, auth.PeerName(args[0]))
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return without(e.Scopes, args[1:]), cobra.ShellCompDirectiveNoFileComp
 }

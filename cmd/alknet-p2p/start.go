@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"sync"
 
 	"github.com/alkdev/alknet-p2p/node"
 	"github.com/alkdev/alknet-p2p/protocols/auth"
@@ -28,10 +29,14 @@ type nodeFlags struct {
 // runningNode is a node of a home with what keeps it up to date.
 type runningNode struct {
 	*node.Node
+	home    home
+	config  *config // as it was when the node started
 	peers   *auth.Peers
-	file    string
 	watcher *peerfile.Watcher
 	log     *slog.Logger
+
+	mu      sync.Mutex
+	applied *auth.Config // what the open sessions were checked against
 }
 
 // startNode makes and starts the node of a home. The home's lock must be held.
@@ -58,8 +63,8 @@ func startNode(ctx context.Context, h home, cfg *config, f nodeFlags, key *nodeK
 	if err := n.Start(ctx); err != nil {
 		return nil, err
 	}
-	r := &runningNode{Node: n, peers: peers, file: h.peers(), log: log}
-	r.watcher, err = peerfile.Watch(r.file, peers, r.reloaded)
+	r := &runningNode{Node: n, home: h, config: cfg, peers: peers, log: log, applied: peers.Config()}
+	r.watcher, err = peerfile.Watch(h.peers(), peers, func(err error) { _, _ = r.reloaded(err) })
 	if err != nil {
 		_ = n.Close()
 		return nil, err
@@ -108,23 +113,6 @@ func (c *config) node(h home, f nodeFlags, key *nodeKey, peers *auth.Peers, log 
 		}
 	}
 	return cfg
-}
-
-// reload reads the peers again.
-func (r *runningNode) reload() error {
-	err := peerfile.Reload(r.file, r.peers)
-	r.reloaded(err)
-	return err
-}
-
-// reloaded applies a new registry to the open sessions.
-func (r *runningNode) reloaded(err error) {
-	if err != nil {
-		r.log.Error("peers not reloaded, the old ones stay", slog.Any("err", err))
-		return
-	}
-	r.Recheck()
-	r.log.Info("peers reloaded")
 }
 
 // close stops the node (NODE-14).

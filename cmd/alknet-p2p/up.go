@@ -36,7 +36,7 @@ with --relay on a machine that others can reach: it is relay, bootstrap node and
 DHT server at once. Every other node joins with its ticket.
 
 SIGINT and SIGTERM let running calls finish for two seconds, SIGHUP reads the
-peers again.`,
+peers and the configuration again, as config reload does.`,
 		Example: `  alknet-p2p up --relay
   alknet-p2p up --join alk1…`,
 		Args: noArgs,
@@ -164,7 +164,7 @@ func (a *app) serve(ctx context.Context, n *runningNode) {
 	for {
 		select {
 		case <-hangup:
-			_ = n.reload() // it has logged why not
+			_, _ = n.reload() // it has logged what became of it
 		case <-ctx.Done():
 			return
 		}

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"log/slog"
+	"reflect"
+	"slices"
+
+	"github.com/alkdev/alknet-p2p/protocols/auth/peerfile"
+)
+
+// reloadReport is what a running node made of its files when it read them
+// again.
+type reloadReport struct {
+	// Changed are the entries of the registry that are others now.
+	Changed []change `json:"changed"`
+	// Ignored are the keys of config.toml that were changed since the node
+	// started and take effect when it starts again.
+	Ignored []string `json:"ignored"`
+}
+
+// reload reads the configuration and the registry again. If one of them is not
+// valid nothing is changed and the error says where the fault is.
+func (r *runningNode) reload() (*reloadReport, error) {
+	cfg, err := readConfig(r.home.config())
+	if err != nil {
+		r.log.Error("configuration not reloaded, nothing is changed", slog.Any("err", err))
+		return nil, err
+	}
+	changed, err := r.reloaded(peerfile.Reload(r.home.peers(), r.peers))
+	if err != nil {
+		return nil, err
+	}
+	report := &reloadReport{Changed: changed, Ignored: r.config.differences(cfg)}
+	if len(report.Ignored) > 0 {
+		r.log.Warn("changes of the configuration wait until the node starts again", slog.Any("keys", report.Ignored))
+	}
+	return report, nil
+}
+
+// reloaded applies a new registry to the open sessions and tells what is new.
+// err is why there is none.
+func (r *runningNode) reloaded(err error) ([]change, error) {
+	if err != nil {
+		r.log.Error("peers not reloaded, the old ones stay", slog.Any("err", err))
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.peers.Config()
+	changed := changes(r.applied, now)
+	r.applied = now
+	r.Recheck()
+	r.log.Info("peers reloaded", slog.Int("changes", len(changed)))
+	// The change was made in the file, by whoever may: this line tells when the
+	// node took it up.
+	if err := r.home.auditChanges("reload", byPeersFile, changed); err != nil {
+		r.log.Error("a change of rights is not in the audit log", slog.Any("err", err))
+	}
+	return changed, nil
+}
+
+// byPeersFile is who the audit log names when the node finds other rights.
+const byPeersFile = "peers.json"
+
+// differences lists the keys that another reading of the file gives other values.
+func (c *config) differences(other *config) []string {
+	keys := []string{}
+	was, is := reflect.ValueOf(*c), reflect.ValueOf(*other)
+	for field := range was.Type().Fields() {
+		key := field.Tag.Get("toml")
+		if key != "" && !reflect.DeepEqual(was.FieldByIndex(field.Index).Interface(), is.FieldByIndex(field.Index).Interface()) {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}
