@@ -60,6 +60,16 @@ func (s *Session) call(ctx context.Context, name string, input any, opts []CallO
 	if err != nil {
 		return nil, err
 	}
+	var output json.RawMessage
+	err = s.intercepted(ctx, o.id, req, func(ctx context.Context) (err *Error) {
+		output, err = s.exchange(ctx, req, o)
+		return err
+	})
+	return output, err
+}
+
+// exchange sends a prepared request and waits for its end.
+func (s *Session) exchange(ctx context.Context, req *wire.Request, o callOptions) (json.RawMessage, *Error) {
 	if ctx.Err() != nil {
 		return nil, contextError(ctx)
 	}
@@ -77,8 +87,10 @@ func (s *Session) call(ctx context.Context, name string, input any, opts []CallO
 	if err := s.send(ctx, p, req); err != nil {
 		return nil, err
 	}
+	o.forwards.begin()
 	timer := time.NewTimer(time.Until(p.deadline))
 	defer timer.Stop()
+	var err *Error
 	select {
 	case r := <-p.reply:
 		return r.output, r.err

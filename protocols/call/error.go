@@ -85,6 +85,9 @@ var (
 
 	// ErrAborted: either side aborted the request.
 	ErrAborted = &Error{Code: CodeInternal, Message: "request aborted"}
+	// ErrParentAborted: the request whose handler made this one was aborted, or
+	// has ended; what ended it is beneath.
+	ErrParentAborted = &Error{Code: CodeInternal, Message: "parent request aborted"}
 	// ErrSubscriptionOverflow: values came faster than they were taken, from a
 	// peer that does not wait for credit (CALL-29).
 	ErrSubscriptionOverflow = &Error{Code: CodeInternal, Message: "subscription overflow"}

@@ -12,15 +12,28 @@ import (
 )
 
 // Operation is a Spec with what serves it: Handler for queries and mutations,
-// Stream for subscriptions, exactly one of the two.
+// Stream for subscriptions, exactly one of the two; neither for a schema alone,
+// which is Internal, FromJSONSchema and NOT_FOUND to whoever calls it (CALL-98).
 type Operation struct {
 	Spec    Spec
 	Handler Handler
 	Stream  StreamHandler
 	// Timeout is both default and cap of a call's deadline; 0 takes
 	// Config.Timeout and Config.MaxTimeout. For a subscription it bounds the
-	// whole stream, and 0 means no bound.
+	// whole stream, and 0 means no bound. A composed call has the deadline of
+	// the request it belongs to (CALL-41).
 	Timeout time.Duration
+
+	// Provenance is where the operation comes from; the zero value is Local.
+	Provenance Provenance
+	// Authority is as whom the handler calls other operations; nil is as
+	// nobody. Nil for leaves.
+	Authority *CompositionAuthority
+	// ScopedEnv is which operations the handler may call; nil is none. Nil for
+	// leaves.
+	ScopedEnv *ScopedEnv
+	// Capabilities are the outbound secrets the handler may use.
+	Capabilities Capabilities
 }
 
 // Handler serves a query or a mutation. It is called concurrently.
@@ -63,7 +76,7 @@ func (f StreamHandlerFunc) Stream(ctx context.Context, r *Request, emit func(any
 // handler; the identities it refers to are shared and must not be changed.
 type Request struct {
 	// ID is the envelope's id, unique among the unfinished requests of the
-	// session.
+	// session; of a composed request, a UUID.
 	ID string
 	// ParentID is the ID of the request whose handler made this one; "" when
 	// it came off the wire.
@@ -73,24 +86,41 @@ type Request struct {
 	// Input is one valid JSON value that matches the input schema.
 	Input json.RawMessage
 	// Identity is the caller: that of the request's token, else that of the
-	// session; nil for an anonymous caller (CALL-36).
+	// session; nil for an anonymous caller (CALL-36). Of a composed request it
+	// is the authority of the operation that made it, or nil (CALL-61).
 	Identity *auth.Identity
+	// Authority is the operation's own: as whom it calls others.
+	Authority *CompositionAuthority
 	// ForwardedFor is a forwarder's claim for whom it calls: for logs, audit
-	// and rate limits, never for access (CALL-63).
+	// and rate limits, never for access (CALL-63). Nil in a composed request.
 	ForwardedFor *auth.Identity
-	// Origin is the identity of the caller at the root of a composed call.
+	// Origin is the identity of the caller at the root of a composed call, for
+	// forwarding to name.
 	Origin *auth.Identity
-	// Peer is the other end of the session.
+	// Capabilities are the operation's, with those of the request that made
+	// this one where it lacks some (CALL-68).
+	Capabilities Capabilities
+	// Peer is the other end of the session; zero in a composed request.
 	Peer auth.Context
-	// Deadline is when the call times out; the zero time is never.
+	// Deadline is when the call times out; the zero time is never. A composed
+	// request has its parent's.
 	Deadline time.Time
 	// Metadata is for interceptors and the handler. It starts empty and never
 	// leaves this request (CALL-70).
 	Metadata map[string]any
-	// Traceparent is the W3C trace context the caller sent, unchecked.
+	// ScopedEnv is which operations Env reaches; nil is none.
+	ScopedEnv *ScopedEnv
+	// Env calls other operations.
+	Env Env
+	// AbortPolicy is what becomes of the request when the one that made it is
+	// aborted, and the default for those it makes (CALL-82).
+	AbortPolicy AbortPolicy
+	// Traceparent is the W3C trace context the caller sent, unchecked; composed
+	// requests inherit it.
 	Traceparent string
 
-	internal bool
+	internal  bool
+	execution *execution
 }
 
 // Internal reports whether another operation of this node made the request, as

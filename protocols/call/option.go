@@ -16,6 +16,7 @@ type callOptions struct {
 	id           string
 	window       int
 	traceparent  string
+	forwards     *execution
 }
 
 // WithTimeout sets the deadline of a call in place of Config.Timeout, or bounds
@@ -43,3 +44,11 @@ func WithWindow(items int) CallOption { return func(o *callOptions) { o.window =
 
 // WithTraceparent sends a W3C trace context with the request.
 func WithTraceparent(value string) CallOption { return func(o *callOptions) { o.traceparent = value } }
+
+// Forward tells that the call, or subscription, does what r asks for: it counts
+// as started once its frame is written (CALL-82), carries r's trace context, and
+// is what the handler of an operation imported from a peer makes. The deadline
+// comes with the handler's context.
+func Forward(r *Request) CallOption {
+	return func(o *callOptions) { o.forwards, o.traceparent = r.execution, r.Traceparent }
+}

@@ -8,6 +8,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/alkdev/alknet-p2p/protocols"
@@ -32,6 +33,16 @@ type Config struct {
 	// Limits of sessions with an identity, and of anonymous ones (CALL-26);
 	// zero fields take the defaults that stand at the fields.
 	Limits, AnonymousLimits Limits
+	// Overlays gives the operations of agent sessions; nil is none.
+	Overlays OverlaySource
+	// Routing is how PeerAny chooses among peers; the zero value is RouteFirst.
+	Routing Routing
+	// RTT tells the round trip to a peer, 0 when it is not known, for
+	// RouteLowestRTT. It must not block; nil knows none.
+	RTT func(auth.Context) time.Duration
+	// Interceptors surround the handlers of requests served, composed ones too;
+	// CallInterceptors the requests that are sent. The first is the outermost.
+	Interceptors, CallInterceptors []Interceptor
 	// MaxTokenFailures says how many tokens of a session may fail to resolve at
 	// this moment; the next request with a token closes the session (NODE-34).
 	// Nil is 5.
@@ -76,8 +87,20 @@ type Protocol struct {
 	buffers  sync.Pool // of *[]byte, for outboxes
 	seed     maphash.Seed
 
+	base   context.Context // ends with Close
+	cancel context.CancelFunc
+	peers  atomic.Pointer[peerTable]
+
+	importing sync.Mutex // held by writers of peers
+
+	turn  sync.Mutex
+	turns uint64 // taken, of RouteRoundRobin
+
 	mu       sync.Mutex
+	closed   bool
+	running  sync.WaitGroup // composed requests
 	sessions map[uint64]*Session
+	arrivals uint64
 	arrived  chan struct{} // closed when a session is added; nil when nobody waits
 }
 
@@ -100,6 +123,10 @@ func New(cfg Config) *Protocol {
 		cfg: cfg, log: cfg.Logger, seed: maphash.MakeSeed(),
 		registry: NewRegistry(), sessions: map[uint64]*Session{},
 	}
+	p.base, p.cancel = context.WithCancel(context.Background())
+	p.peers.Store(&peerTable{
+		byName: map[auth.PeerName]*peerLayer{}, strangers: map[auth.PeerName]*imported{}, places: map[auth.PeerName]int{},
+	})
 	if err := p.Register(p.services()...); err != nil {
 		panic(fmt.Sprintf("call: internal error: %v", err))
 	}
@@ -144,11 +171,66 @@ func (p *Protocol) Session(ctx context.Context, conn protocols.Connection) (*Ses
 	}
 }
 
+// Await returns a session with the peer of that name, waiting until there is
+// one, whichever side opens it; of several, the newest.
+func (p *Protocol) Await(ctx context.Context, name auth.PeerName) (*Session, error) {
+	for {
+		var found *Session
+		p.mu.Lock()
+		for _, s := range p.sessions {
+			if s.peer.PeerName == name && (found == nil || s.number > found.number) {
+				found = s
+			}
+		}
+		if found == nil && p.arrived == nil {
+			p.arrived = make(chan struct{})
+		}
+		arrived := p.arrived
+		p.mu.Unlock()
+		if found != nil {
+			return found, nil
+		}
+		select {
+		case <-arrived:
+		case <-ctx.Done():
+			return nil, contextError(ctx)
+		}
+	}
+}
+
+// Close aborts what composed requests still run, waits for their handlers and
+// wipes the capabilities of all operations. The sessions end before, by their
+// router. It may be called again, and its result is always nil.
+func (p *Protocol) Close() error {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.cancel()
+	p.running.Wait()
+	for _, e := range *p.registry.byName.Load() {
+		_ = e.Capabilities.Close()
+	}
+	return nil
+}
+
+// spawn runs f in a goroutine that Close waits for; false: it is too late.
+func (p *Protocol) spawn(f func()) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed {
+		p.running.Go(f)
+	}
+	return !p.closed
+}
+
 // Handle serves one session until it ends; the router calls it. It returns
-// after the last goroutine of the session, handlers included.
+// after the last goroutine of the session, handlers included; composed
+// requests that outlive their parents are for Close to wait for.
 func (p *Protocol) Handle(ctx context.Context, conn protocols.Connection, peer auth.Context) error {
 	s := newSession(ctx, p, conn, peer)
 	p.mu.Lock()
+	p.arrivals++
+	s.number = p.arrivals
 	p.sessions[conn.ID()] = s
 	if p.arrived != nil {
 		close(p.arrived)

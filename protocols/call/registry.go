@@ -8,10 +8,14 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"github.com/alkdev/alknet-p2p/protocols/auth"
 )
 
 // ErrFrozen: an operation was registered after Freeze.
 var ErrFrozen = errors.New("call: the registry is frozen")
+
+var errNameTaken = errors.New("the name is taken")
 
 // Registry is the set of a node's own operations. It is safe for concurrent
 // use; looking up takes no lock.
@@ -26,6 +30,16 @@ type entry struct {
 	Operation
 	input  *schema
 	errors map[Code]*schema // of the declared codes
+	// identity is the Authority as those it calls see it.
+	identity *auth.Identity
+}
+
+// runs reports whether there is an operation, and one with a handler.
+func (e *entry) runs() bool { return e != nil && (e.Handler != nil || e.Stream != nil) }
+
+// info is the operation's row in lists.
+func (e *entry) info() OperationInfo {
+	return OperationInfo{Name: e.Spec.Name, Namespace: e.Spec.Namespace(), Type: e.Spec.Type}
 }
 
 // NewRegistry returns an empty registry.
@@ -52,7 +66,7 @@ func (r *Registry) Register(ops ...Operation) error {
 			return fmt.Errorf("register operation %q: %w", op.Spec.Name, err)
 		}
 		if merged[e.Spec.Name] != nil {
-			return fmt.Errorf("register operation %q: the name is taken", op.Spec.Name)
+			return fmt.Errorf("register operation %q: %w", op.Spec.Name, errNameTaken)
 		}
 		merged[e.Spec.Name] = e
 	}
@@ -85,6 +99,9 @@ func (r *Registry) lookup(name string) *entry { return (*r.byName.Load())[name] 
 // prepare checks an operation and compiles its schemas.
 func prepare(op Operation) (*entry, error) {
 	op.Spec.Errors = slices.Clone(op.Spec.Errors)
+	if op.Spec.Visibility == "" && op.Provenance != Local {
+		op.Spec.Visibility = Internal
+	}
 	op.Spec.defaults()
 	s := &op.Spec
 	if err := s.check(); err != nil {
@@ -93,6 +110,7 @@ func prepare(op Operation) (*entry, error) {
 	switch stream := s.Type == OpSubscription; {
 	case op.Handler != nil && op.Stream != nil:
 		return nil, errors.New("has both Handler and Stream")
+	case op.Handler == nil && op.Stream == nil && op.Provenance == FromJSONSchema && s.Visibility == Internal:
 	case stream && op.Stream == nil:
 		return nil, errors.New("a subscription needs a Stream")
 	case !stream && op.Handler == nil:
@@ -100,7 +118,10 @@ func prepare(op Operation) (*entry, error) {
 	case op.Timeout < 0:
 		return nil, errors.New("negative timeout")
 	}
-	e := &entry{Operation: op, errors: make(map[Code]*schema, len(s.Errors))}
+	if err := op.checkPrivileges(); err != nil {
+		return nil, err
+	}
+	e := &entry{Operation: op, errors: make(map[Code]*schema, len(s.Errors)), identity: op.Authority.identity()}
 	var err error
 	if e.input, err = compileSchema(s.InputSchema); err != nil {
 		return nil, fmt.Errorf("input schema: %w", err)

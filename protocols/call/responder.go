@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime/debug"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,15 +18,11 @@ import (
 
 // served is a request of the peer that is under way.
 type served struct {
+	execution
 	s      *Session
 	home   *stream
-	op     *entry
-	load   *load // guarded by the session's mutex
-	req    Request
-	window bool // the caller gives credit
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	stop   context.CancelFunc
+	load   *load       // guarded by the session's mutex
+	window bool        // the caller gives credit
 	timer  *time.Timer // nil without deadline
 
 	emitting sync.Mutex // one emit at a time
@@ -67,11 +61,15 @@ func (st *stream) requested(env wire.Envelope, sharedBody bool) error {
 	if sharedBody {
 		w.Input = bytes.Clone(w.Input)
 	}
-	r := &served{s: s, home: st, op: op, window: w.Window > 0, credit: w.Window}
+	r := &served{s: s, home: st, window: w.Window > 0, credit: w.Window}
+	r.p, r.op, r.layers = s.p, op, layers{own: s.imported.Load(), peers: s.p.peers.Load()}
+	r.state.Store(stateRunning)
 	r.req = Request{
 		ID: id, Operation: name, Input: w.Input,
 		Identity: identity, ForwardedFor: claimed(w.ForwardedFor), Origin: identity,
+		Authority: op.Authority, Capabilities: op.Capabilities, ScopedEnv: op.ScopedEnv, Env: &r.execution,
 		Peer: s.peer, Metadata: map[string]any{}, Traceparent: w.Traceparent,
+		execution: &r.execution,
 	}
 	if op.Stream != nil {
 		r.credited = make(chan struct{}, 1)
@@ -200,12 +198,16 @@ func claimed(id *wire.Identity) *auth.Identity {
 func (p *Protocol) find(name string, identity *auth.Identity) (*entry, *Error) {
 	op := p.registry.lookup(name)
 	if op == nil || op.Spec.Visibility == Internal {
-		return nil, Errorf(CodeNotFound, "operation not found: %s", clip(name))
+		return nil, notFound(name)
 	}
 	if err := identity.May(op.Spec.Name, op.Spec.Access); err != nil {
 		return nil, Errorf(CodeForbidden, "%v", err)
 	}
 	return op, nil
+}
+
+func notFound(name string) *Error {
+	return Errorf(CodeNotFound, "operation not found: %s", clip(name))
 }
 
 // limit is how long a request may take; 0 is no limit (CALL-39, CALL-40).
@@ -230,23 +232,18 @@ func (p *Protocol) limit(op *entry, askedMS int64) time.Duration {
 
 // run calls the handler and sends what comes of it.
 func (r *served) run() {
-	returned := false
-	defer func() {
-		if returned {
-			return
-		}
-		// A panic, or a handler that ended its goroutine (CALL-35).
-		if v := recover(); v != nil {
-			r.s.log.Error("handler panicked", "op", r.req.Operation, "peer", r.s.peer.PeerName,
-				"err", fmt.Sprint(v), "stack", string(debug.Stack()))
-		}
-		r.fail(Errorf(CodeInternal, "internal error"))
-	}()
-	output, err := r.handle()
-	returned = true
+	if r.op.Stream == nil {
+		r.execution.run(nil, r.ended)
+	} else {
+		r.execution.run(r.emit, r.ended)
+	}
+}
+
+// ended sends what came of the handler.
+func (r *served) ended(output json.RawMessage, failure *Error) {
 	switch {
-	case err != nil:
-		r.fail(r.mapError(err))
+	case failure != nil:
+		r.fail(failure)
 	case r.op.Stream != nil:
 		r.finish(0, func(dst []byte) ([]byte, error) {
 			return wire.AppendEmpty(dst, wire.Completed, r.req.ID), nil
@@ -256,69 +253,6 @@ func (r *served) run() {
 			return wire.AppendOutput(dst, r.req.ID, output)
 		})
 	}
-}
-
-// handle checks the input and runs the handler. What is good for one use is
-// used up in between, before any effect.
-func (r *served) handle() (json.RawMessage, error) {
-	if e := r.op.checkInput(r.req.Input); e != nil {
-		return nil, e
-	}
-	if id := r.req.Identity; id != nil && id.Spend != nil {
-		if err := id.Spend(r.ctx); err != nil {
-			r.s.log.Warn("ticket not accepted", "op", r.req.Operation, "peer", r.s.peer.PeerName, "err", err)
-			return nil, Errorf(CodeForbidden, "the ticket is not accepted")
-		}
-	}
-	if r.op.Stream != nil {
-		return nil, r.op.Stream.Stream(r.ctx, &r.req, r.emit)
-	}
-	v, err := r.op.Handler.Call(r.ctx, &r.req)
-	if err != nil {
-		return nil, err
-	}
-	output, err := encode(v)
-	if err != nil {
-		return nil, fmt.Errorf("encode output: %w", err)
-	}
-	return output, nil
-}
-
-// mapError makes of a handler's error what its caller may see (CALL-54).
-func (r *served) mapError(err error) *Error {
-	if r.ctx.Err() != nil && errors.Is(context.Cause(r.ctx), ErrTimeout) {
-		return timedOut(nil)
-	}
-	e, ok := asError(err)
-	if !ok {
-		r.s.log.Warn("handler failed", "op", r.req.Operation, "peer", r.s.peer.PeerName, "err", err)
-		return Errorf(CodeInternal, "internal error")
-	}
-	if len(e.Details) > 0 && !wire.Valid(e.Details) {
-		r.s.log.Warn("handler's error details are not JSON", "op", r.req.Operation, "err", err)
-		return Errorf(CodeInternal, "%s", e.Message)
-	}
-	declared, known := r.op.errors[e.Code]
-	switch {
-	case e.Code.protocol():
-		return e
-	case !known:
-		mapped := Errorf(CodeInternal, "%s", e.Message).WithDetails(map[string]Code{"code": e.Code})
-		if len(e.Details) > 0 { // kept byte for byte
-			open := mapped.Details[:len(mapped.Details)-1]
-			mapped.Details = slices.Concat(open, json.RawMessage(`,"details":`), e.Details, json.RawMessage("}"))
-		}
-		return mapped
-	}
-	details := e.Details
-	if len(details) == 0 {
-		details = json.RawMessage("null")
-	}
-	if list, err := declared.validate(details); err != nil || len(list) > 0 {
-		r.s.log.Warn("handler's error details do not match their schema", "op", r.req.Operation, "code", string(e.Code))
-		return Errorf(CodeInternal, "%s", e.Message).WithDetails(map[string]Code{"code": e.Code})
-	}
-	return e
 }
 
 // emit sends one value of a subscription.
@@ -507,7 +441,11 @@ func (r *served) terminal(send func() error, cause error) error {
 	}
 	r.done = true
 	r.mu.Unlock()
+	r.state.Store(stateTerminal)
 
+	if cause == nil {
+		cause = errFinished
+	}
 	if !errors.Is(cause, ErrTimeout) { // the context ends at its deadline by itself
 		r.cancel(cause)
 		r.stop()

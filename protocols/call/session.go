@@ -32,12 +32,14 @@ type Session struct {
 	p      *Protocol
 	conn   protocols.Connection
 	peer   auth.Context
+	number uint64 // in the order of arrival; guarded by the protocol's mutex
 	log    *slog.Logger
 	limits Limits
 	base   context.Context // of requests: values of Handle's ctx, never ended
 	done   chan struct{}
 	wg     sync.WaitGroup
 
+	imported      atomic.Pointer[imported] // nil: nothing; stored under Protocol.importing
 	token         atomic.Pointer[auth.Token]
 	tokenFailures atomic.Int64
 
@@ -220,6 +222,7 @@ func (s *Session) close(cause error) {
 		serving = append(serving, r)
 	}
 	s.mu.Unlock()
+	s.dropImports()
 	s.failAll(orphans, e)
 	for _, r := range serving {
 		r.abort(ErrSessionClosed, false)

@@ -75,10 +75,12 @@ func (s *Session) Subscribe(ctx context.Context, name string, input any, opts ..
 			timer.Stop()
 		}
 	}
-	if err := s.send(ctx, p, req); err != nil {
+	err := s.intercepted(ctx, o.id, req, func(ctx context.Context) *Error { return s.send(ctx, p, req) })
+	if err != nil {
 		sub.stop()
 		return nil, err
 	}
+	o.forwards.begin()
 	// Either may have fired before p was in the table.
 	if ctx.Err() != nil {
 		s.abandon(p, contextError(ctx))
