@@ -280,6 +280,7 @@ func (h *Host) Close() error {
 	h.closed = true
 	h.mu.Unlock()
 	defer close(h.finished)
+	h.farewell()
 	if h.cancel != nil {
 		h.cancel()
 	}
@@ -309,6 +310,21 @@ func (h *Host) Close() error {
 	}
 	h.wg.Wait()
 	return errors.Join(errs...)
+}
+
+// farewell closes the magic connections while there are links to relays to
+// tell the peers over.
+func (h *Host) farewell() {
+	if h.libp2p == nil {
+		return
+	}
+	var all sync.WaitGroup
+	for _, c := range h.libp2p.Network().Conns() {
+		if isMagic(c) {
+			all.Go(func() { _ = c.Close() })
+		}
+	}
+	all.Wait()
 }
 
 // disclose tells whether a peer that dialled over a relay may learn this node's

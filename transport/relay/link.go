@@ -20,7 +20,8 @@ const (
 	pingIdle         = 5 * time.Second
 	pingEarly        = 500 * time.Millisecond // data out, nothing back: ask before suspecting
 	missAfter        = time.Second
-	measureEvery     = time.Minute // a busy link, which needs no pings, still measures
+	farewell         = 300 * time.Millisecond // for the last words to a relay
+	measureEvery     = time.Minute            // a busy link, which needs no pings, still measures
 )
 
 // linkLimits bound what waits in a client for its relay (PATH-26).
@@ -114,8 +115,10 @@ type Link struct {
 	state  atomic.Int32
 	err    atomic.Pointer[error]
 
-	done chan struct{}
-	wg   sync.WaitGroup
+	left     chan struct{} // closed when the writer shall end, by Close or fail
+	leftOnce sync.Once
+	done     chan struct{}
+	wg       sync.WaitGroup
 }
 
 // NewLink greets the relay at the other end of the stream and starts the link.
@@ -133,6 +136,7 @@ func NewLink(ctx context.Context, stream Stream, cfg LinkConfig) (*Link, Welcome
 		reader: newFrameReader(stream),
 		start:  time.Now().Add(-1), // so that no time is zero
 		nudge:  make(chan struct{}, 1),
+		left:   make(chan struct{}),
 		done:   make(chan struct{}),
 	}
 	if l.log == nil {
@@ -247,12 +251,27 @@ func (l *Link) Err() error {
 	return nil
 }
 
-// Close ends the link and returns after its last goroutine. It may be called
-// more than once, but not from a callback.
+// Close sends what is queued, such as the ends of the connections above, waits
+// a moment for the relay to have read it, ends the link and returns after its
+// last goroutine. It may be called more than once, but not from a callback.
 func (l *Link) Close() error {
-	l.fail(ErrClosed)
+	patience := time.AfterFunc(farewell, func() { l.fail(ErrClosed) })
+	defer patience.Stop()
+	l.leave()
 	l.wg.Wait()
 	return nil
+}
+
+func (l *Link) leave() { l.leftOnce.Do(func() { close(l.left) }) }
+
+// reason is why the stream ended, as far as the link's user is concerned.
+func (l *Link) reason(err error) error {
+	select {
+	case <-l.left:
+		return ErrClosed
+	default:
+		return err
+	}
 }
 
 // fail ends the link; the first reason stays.
@@ -262,6 +281,7 @@ func (l *Link) fail(err error) {
 	}
 	l.setState(StateDead)
 	close(l.done)
+	l.leave()
 	abort(l.stream)
 }
 
@@ -281,9 +301,17 @@ func (l *Link) setState(s State) {
 func (l *Link) now() int64 { return int64(time.Since(l.start)) }
 
 func (l *Link) write() {
-	if _, err := l.queue.drainTo(l.stream, l.done, 0, nil); err != nil {
-		l.fail(fmt.Errorf("write to relay: %w", err))
+	_, err := l.queue.drainTo(l.stream, l.left, 0, nil)
+	if err == nil && l.Err() == nil { // Close: the last words
+		_, err = l.queue.drainBurst(l.stream, farewell, nil)
+		if err == nil && closeWrite(l.stream) {
+			return // the relay answers with its own end
+		}
 	}
+	if err == nil {
+		err = ErrClosed
+	}
+	l.fail(l.reason(fmt.Errorf("write to relay: %w", err)))
 }
 
 func (l *Link) read() {
@@ -294,7 +322,7 @@ func (l *Link) read() {
 			return
 		}
 		if err != nil {
-			l.fail(fmt.Errorf("read from relay: %w", err))
+			l.fail(l.reason(fmt.Errorf("read from relay: %w", err)))
 			return
 		}
 		l.received.Store(l.now())

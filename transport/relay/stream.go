@@ -33,9 +33,8 @@ func abort(s Stream) {
 }
 
 // closeWrite says that nothing more will be written, where the stream can say
-// so without giving up what is still on its way.
-func closeWrite(s Stream) {
-	if c, ok := s.(interface{ CloseWrite() error }); ok {
-		_ = c.CloseWrite()
-	}
+// so without giving up what is still on its way, and whether it did.
+func closeWrite(s Stream) bool {
+	c, ok := s.(interface{ CloseWrite() error })
+	return ok && c.CloseWrite() == nil
 }
