@@ -117,9 +117,9 @@ type Tickets interface {
 	// when the token is no ticket or this one is void for that key. Spend of the
 	// identity is yet to be called.
 	ResolveTicket(token Token, fingerprint string) (Identity, bool)
-	// Guest says whether the key was let in by a ticket that is still good. The
-	// identity may do nothing of itself.
-	Guest(fingerprint string) (Identity, bool)
+	// Guest reports whether the key was let in by a ticket that has neither
+	// expired nor been revoked.
+	Guest(fingerprint string) bool
 }
 
 func sameSet(a, b []string) bool {
