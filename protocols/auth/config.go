@@ -72,6 +72,9 @@ type PeerEntry struct {
 	Next string `json:"next,omitempty"`
 	// Follow lets a proven hand-over to the committed key edit Fingerprints.
 	Follow bool `json:"follow,omitzero"`
+	// Until holds, for fingerprints that the peer has handed over, the Unix
+	// second from which on they are nobody's.
+	Until map[string]uint64 `json:"until,omitempty"`
 }
 
 // APIKeyEntry is a token that is an identity of its own, with no resources;
@@ -179,6 +182,7 @@ func (e PeerEntry) Clone() PeerEntry {
 	e.Scopes = slices.Clone(e.Scopes)
 	e.Resources = cloneResources(e.Resources)
 	e.DisplayName = clonePointer(e.DisplayName)
+	e.Until = maps.Clone(e.Until)
 	return e
 }
 
@@ -289,6 +293,11 @@ func (v *validator) peer(i int, e *PeerEntry) error {
 	if e.Next != "" {
 		if _, err := parseTokenHash(e.Next); err != nil {
 			return fail("next", err)
+		}
+	}
+	for _, fp := range slices.Sorted(maps.Keys(e.Until)) {
+		if !slices.Contains(e.Fingerprints, fp) {
+			return fail("until/"+escapePointer(fp), errors.New("is not among the fingerprints"))
 		}
 	}
 	return nil

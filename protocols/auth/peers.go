@@ -3,6 +3,7 @@ package auth
 import (
 	"crypto/sha256"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -87,10 +88,24 @@ func (p *Peers) ByName(name PeerName) (PeerEntry, bool) {
 	return e.Clone(), true
 }
 
+// NextEnd is the time of the first key to end after now, by which open sessions
+// are to be checked again (NODE-28); false when none does.
+func (p *Peers) NextEnd(now time.Time) (end time.Time, ok bool) {
+	for _, e := range p.index.Load().byName {
+		for _, until := range e.Until {
+			at := time.Unix(int64(min(until, math.MaxUint32)), 0)
+			if at.After(now) && (!ok || at.Before(end)) {
+				end, ok = at, true
+			}
+		}
+	}
+	return end, ok
+}
+
 // NameOf returns the name of the enabled peer that lists the fingerprint.
 func (p *Peers) NameOf(fingerprint string) (PeerName, bool) {
 	e, ok := p.index.Load().byFingerprint[fingerprint]
-	if !ok || !e.Enabled {
+	if !ok || !e.speaks(fingerprint, time.Now()) {
 		return "", false
 	}
 	return e.PeerName, true
@@ -99,7 +114,7 @@ func (p *Peers) NameOf(fingerprint string) (PeerName, bool) {
 // ResolveFromFingerprint implements Provider.
 func (p *Peers) ResolveFromFingerprint(fingerprint string) (Identity, bool) {
 	e, ok := p.index.Load().byFingerprint[fingerprint]
-	if !ok || !e.Enabled {
+	if !ok || !e.speaks(fingerprint, time.Now()) {
 		return Identity{}, false
 	}
 	return e.identity(), true
@@ -148,6 +163,13 @@ func (p *Peers) ResolveFromToken(token Token) (Identity, bool) {
 
 func (e *PeerEntry) identity() Identity {
 	return Identity{ID: string(e.PeerName), Scopes: slices.Clone(e.Scopes), Resources: cloneResources(e.Resources)}
+}
+
+// speaks says whether a key that the peer lists is the peer: it is enabled and
+// the key has not ended.
+func (e *PeerEntry) speaks(fingerprint string, now time.Time) bool {
+	until, ends := e.Until[fingerprint]
+	return e.Enabled && (!ends || now.Unix() < 0 || uint64(now.Unix()) < until)
 }
 
 func (k *APIKeyEntry) expired(now time.Time) bool {

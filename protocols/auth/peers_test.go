@@ -1,6 +1,7 @@
 package auth_test
 
 import (
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -160,4 +161,37 @@ func TestNewPeersWithoutConfig(t *testing.T) {
 	require.NoError(t, err)
 	_, ok := p.ResolveFromFingerprint(keyA)
 	require.False(t, ok)
+}
+
+// ADR 6: a key that was handed over is the peer until its time is up.
+func TestKeysEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old, fresh := "ed25519:"+strings.Repeat("1", 64), "ed25519:"+strings.Repeat("2", 64)
+		end := time.Now().Add(time.Hour)
+		entry := auth.PeerEntry{
+			PeerName: "a", Fingerprints: []string{fresh, old}, Enabled: true, Until: map[string]uint64{old: uint64(end.Unix())},
+		}
+		peers, err := auth.NewPeers(&auth.Config{Auth: auth.Policy{Peers: []auth.PeerEntry{entry}}})
+		require.NoError(t, err)
+		at, ok := peers.NextEnd(time.Now())
+		require.True(t, ok)
+		require.Equal(t, end.Unix(), at.Unix())
+		for _, fp := range []string{old, fresh} {
+			id, ok := peers.ResolveFromFingerprint(fp)
+			require.True(t, ok)
+			require.Equal(t, "a", id.ID)
+		}
+		time.Sleep(time.Until(at))
+		_, ok = peers.ResolveFromFingerprint(old)
+		require.False(t, ok)
+		_, ok = peers.NameOf(old)
+		require.False(t, ok)
+		_, ok = peers.ResolveFromFingerprint(fresh)
+		require.True(t, ok)
+		_, ok = peers.NextEnd(time.Now())
+		require.False(t, ok)
+
+		entry.Until = map[string]uint64{"ed25519:" + strings.Repeat("3", 64): 1}
+		require.ErrorContains(t, peers.Reload(&auth.Config{Auth: auth.Policy{Peers: []auth.PeerEntry{entry}}}), "not among the fingerprints")
+	})
 }
