@@ -60,6 +60,9 @@ func (s *Session) call(ctx context.Context, name string, input any, opts []CallO
 	if err != nil {
 		return nil, err
 	}
+	if len(s.p.cfg.CallInterceptors) == 0 {
+		return s.exchange(ctx, req, o)
+	}
 	var output json.RawMessage
 	err = s.intercepted(ctx, o.id, req, func(ctx context.Context) (err *Error) {
 		output, err = s.exchange(ctx, req, o)

@@ -65,9 +65,14 @@ func (x *execution) over() *Error {
 	return nil
 }
 
-// run checks the input, runs the handler and gives end what comes of it, in
-// any case and once. emit is nil but for subscriptions.
-func (x *execution) run(emit func(any) error, end func(json.RawMessage, *Error)) {
+// outcome takes what came of a request: it is called once.
+type outcome interface {
+	ended(output json.RawMessage, failure *Error)
+}
+
+// run checks the input, runs the handler and gives to what comes of it, in any
+// case. emit is nil but for subscriptions.
+func (x *execution) run(emit func(any) error, to outcome) {
 	returned := false
 	defer func() {
 		if returned {
@@ -78,23 +83,24 @@ func (x *execution) run(emit func(any) error, end func(json.RawMessage, *Error))
 			x.p.log.Error("handler panicked", "op", x.req.Operation, "peer", x.req.Peer.PeerName,
 				"err", fmt.Sprint(v), "stack", string(debug.Stack()))
 		}
-		end(nil, Errorf(CodeInternal, "internal error"))
+		to.ended(nil, Errorf(CodeInternal, "internal error"))
 	}()
 	output, err := x.handle(emit)
 	returned = true
 	if err != nil {
-		end(nil, x.mapError(err))
+		to.ended(nil, x.mapError(err))
 		return
 	}
-	end(output, nil)
+	to.ended(output, nil)
 }
 
 // handle runs the handler within the interceptors.
-func (x *execution) handle(emit func(any) error) (output json.RawMessage, err error) {
+func (x *execution) handle(emit func(any) error) (json.RawMessage, error) {
 	if len(x.p.cfg.Interceptors) == 0 {
 		return x.serve(x.ctx, emit)
 	}
-	err = intercept(x.ctx, x.p.cfg.Interceptors, &x.req, func(ctx context.Context) (err error) {
+	var output json.RawMessage
+	err := intercept(x.ctx, x.p.cfg.Interceptors, &x.req, func(ctx context.Context) (err error) {
 		output, err = x.serve(ctx, emit)
 		return err
 	})
@@ -269,10 +275,10 @@ func (c *composed) start(ctx context.Context, emit func(any) error) *Error {
 	if failure == nil && !c.p.spawn(func() {
 		defer free()
 		if c.op.Provenance != FromCall && !c.begin() {
-			c.end(nil, causeError(c.ctx))
+			c.ended(nil, causeError(c.ctx))
 			return
 		}
-		c.run(emit, c.end)
+		c.run(emit, c)
 	}) {
 		failure = wrap(ErrSessionClosed, nil)
 	}
@@ -283,8 +289,8 @@ func (c *composed) start(ctx context.Context, emit func(any) error) *Error {
 	return failure
 }
 
-// end records what came of c.
-func (c *composed) end(output json.RawMessage, failure *Error) {
+// ended records what came of c.
+func (c *composed) ended(output json.RawMessage, failure *Error) {
 	c.output, c.failure = output, failure
 	c.state.Store(stateTerminal)
 	close(c.done)

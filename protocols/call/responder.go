@@ -233,9 +233,9 @@ func (p *Protocol) limit(op *entry, askedMS int64) time.Duration {
 // run calls the handler and sends what comes of it.
 func (r *served) run() {
 	if r.op.Stream == nil {
-		r.execution.run(nil, r.ended)
+		r.execution.run(nil, r)
 	} else {
-		r.execution.run(r.emit, r.ended)
+		r.execution.run(r.emit, r)
 	}
 }
 
