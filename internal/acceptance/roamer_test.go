@@ -43,10 +43,11 @@ const (
 type roamConfig struct {
 	Relay  bool
 	Join   []string
-	Log    string // file for the log
-	Target string // key of the peer to talk to; empty: serve
-	Rate   int    // bits per second of the transfer, 0 for no transfer
-	Bytes  int64  // the transfer's least size; it ends when standard input does
+	Log    string        // file for the log
+	Target string        // key of the peer to talk to; empty: serve
+	Rate   int           // bits per second of the transfer, 0 for no transfer
+	Bytes  int64         // the transfer's least size; it ends when standard input does
+	Quiet  time.Duration // for which the echo is alone, before the transfer begins
 }
 
 // roamLine is a line of its standard output; one field is set.
@@ -74,6 +75,13 @@ type roamReport struct {
 	Gaps    []span        // between echoes
 	Stalls  []span        // in which this process did not run
 	Started time.Time     // of the first echo
+	Trips   []trip
+}
+
+// trip is the way of one echo there and back.
+type trip struct {
+	At   time.Time // when it was sent
+	Took time.Duration
 }
 
 type span struct{ From, To time.Time }
@@ -187,6 +195,10 @@ func drive(ctx context.Context, n *node.Node, cfg roamConfig, ended <-chan struc
 	})
 	if cfg.Rate > 0 {
 		wg.Go(func() {
+			select {
+			case <-time.After(cfg.Quiet):
+			case <-ended:
+			}
 			if err := r.transfer(ctx, conn, cfg, ended); err != nil {
 				fail("transfer", err)
 			}
@@ -229,6 +241,7 @@ func (r *roamReport) echo(ctx context.Context, conn protocols.Connection, ended 
 		return err
 	}
 	sent := make(chan error, 1)
+	times := make(chan time.Time, 1<<16)
 	go func() {
 		n := 0
 		tick := time.NewTicker(echoEvery)
@@ -240,6 +253,7 @@ func (r *roamReport) echo(ctx context.Context, conn protocols.Connection, ended 
 				sent <- st.CloseWrite()
 				return
 			}
+			times <- time.Now()
 			if _, err := fmt.Fprintf(st, "%08d", n); err != nil {
 				sent <- fmt.Errorf("write: %w", err)
 				return
@@ -258,7 +272,9 @@ func (r *roamReport) echo(ctx context.Context, conn protocols.Connection, ended 
 			}
 			return <-sent
 		}
-		p.beat(time.Now())
+		now, at := time.Now(), <-times
+		p.beat(now)
+		r.Trips = append(r.Trips, trip{at, now.Sub(at)})
 		if want := fmt.Sprintf("%08d", n); string(buf[:]) != want {
 			return fmt.Errorf("echo %s came as %q", want, buf)
 		}

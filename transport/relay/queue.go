@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// writeChunk is how much is gathered into one write; one frame more at most.
+// writeChunk is how much is gathered into one write at most; one frame more.
 const writeChunk = 32 << 10
 
 // maxControl bounds the control frames waiting in a queue.
@@ -32,6 +32,8 @@ type queue struct {
 
 	// wake has a token whenever there may be something to take.
 	wake chan struct{}
+
+	pace pace // of the one goroutine that writes
 
 	mu      sync.Mutex
 	control fifo[item]
@@ -89,6 +91,7 @@ func newQueue(limits queueLimits, full, old *atomic.Uint64) *queue {
 		full:   full,
 		old:    old,
 		wake:   make(chan struct{}, 1),
+		pace:   pace{size: paceFirst, begin: time.Now()},
 		flows:  make(map[Key]*flow),
 	}
 }
@@ -164,9 +167,9 @@ func (q *queue) signal() {
 	}
 }
 
-// take appends waiting frames to dst, about writeChunk bytes of them, and says
-// how many, and whether they end with the last frame of the link.
-func (q *queue) take(dst []byte, now time.Time) (out []byte, frames int, last bool) {
+// take appends waiting frames to dst until it holds limit bytes, or a frame
+// more, and says how many, and whether they end with the last frame of the link.
+func (q *queue) take(dst []byte, limit int, now time.Time) (out []byte, frames int, last bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for q.control.len() > 0 {
@@ -176,10 +179,10 @@ func (q *queue) take(dst []byte, now time.Time) (out []byte, frames int, last bo
 	if q.last {
 		return dst, frames, true
 	}
-	for q.turns.len() > 0 && len(dst) < writeChunk {
+	for q.turns.len() > 0 && len(dst) < limit {
 		fl := q.turns.pop()
 		fl.credit = min(fl.credit+maxWire, maxWire)
-		for fl.credit > 0 && len(dst) < writeChunk {
+		for fl.credit > 0 && len(dst) < limit {
 			it, ok := q.popFrame(fl)
 			if !ok {
 				break
@@ -288,7 +291,7 @@ func (q *queue) drainBurst(s Stream, timeout time.Duration, wrote func(frames, b
 	for {
 		now := time.Now()
 		var frames int
-		*chunk, frames, last = q.take((*chunk)[:0], now)
+		*chunk, frames, last = q.take((*chunk)[:0], q.pace.size, now)
 		if len(*chunk) == 0 {
 			return last, nil
 		}
@@ -303,6 +306,7 @@ func (q *queue) drainBurst(s Stream, timeout time.Duration, wrote func(frames, b
 		if _, err := s.Write(*chunk); err != nil {
 			return last, err
 		}
+		q.pace.wrote(len(*chunk), now, time.Now())
 		if wrote != nil {
 			wrote(frames, len(*chunk))
 		}
@@ -310,4 +314,34 @@ func (q *queue) drainBurst(s Stream, timeout time.Duration, wrote func(frames, b
 			return true, nil
 		}
 	}
+}
+
+// Little may wait behind the writes to a slow stream, where nothing can be
+// dropped any more and no probe overtakes: libp2p's yamux holds 64 of them,
+// which are to be gone in 25 ms.
+const (
+	paceFirst = 2 << 10
+	paceWrite = 400 * time.Microsecond
+	paceLook  = 20 * time.Millisecond
+)
+
+// pace adapts the size of writes to how fast the stream takes them: large ones
+// are cheap, small ones wait less (PATH-26).
+type pace struct {
+	size  int
+	begin time.Time     // of the present look
+	bytes int           // written in it
+	spent time.Duration // in these writes
+}
+
+// wrote notes a write that began and ended at the times given.
+func (p *pace) wrote(n int, from, to time.Time) {
+	p.bytes += n
+	p.spent += to.Sub(from)
+	if to.Sub(p.begin) < paceLook {
+		return
+	}
+	fit := float64(p.bytes) / max(p.spent, 1).Seconds() * paceWrite.Seconds()
+	p.size = max(1, int(min(fit, float64(2*p.size), writeChunk)))
+	p.begin, p.bytes, p.spent = to, 0, 0
 }

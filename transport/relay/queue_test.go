@@ -16,7 +16,7 @@ func newTestQueue(limits queueLimits) *queue {
 func (q *queue) takeAll(t *testing.T, now time.Time) (out []Frame) {
 	t.Helper()
 	for {
-		raw, frames, last := q.take(nil, now)
+		raw, frames, last := q.take(nil, writeChunk, now)
 		n := 0
 		for len(raw) > 0 {
 			f, size, err := ParseFrame(raw)
@@ -158,4 +158,26 @@ func TestFIFO(t *testing.T) {
 	}
 	require.Equal(t, want, next)
 	require.Less(t, cap(f.items), 2*1024)
+}
+
+// PATH-26: writes to a stream that is slow are small, 64 of them waiting behind it; those to one that takes whatever comes are large.
+func TestPATH26WritesAreAsLargeAsTheStreamIsFast(t *testing.T) {
+	p, now := pace{size: paceFirst}, time.Now()
+	p.begin = now
+	write := func(bytesPerSecond int, d time.Duration) {
+		for end := now.Add(d); now.Before(end); {
+			n := max(p.size, 1300) // a frame at least
+			to := now.Add(time.Duration(n) * time.Second / time.Duration(bytesPerSecond))
+			p.wrote(n, now, to)
+			now = to
+		}
+	}
+	write(1<<30, time.Second)
+	require.Equal(t, writeChunk, p.size)
+	write(5_000_000, time.Second)
+	require.InDelta(t, 2000, p.size, 10)
+	write(10_000, 10*time.Second)
+	require.Less(t, p.size, 1300, "a frame each time")
+	write(1<<30, time.Second)
+	require.Equal(t, writeChunk, p.size, "and large again")
 }

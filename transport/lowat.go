@@ -1,0 +1,63 @@
+package transport
+
+import (
+	"context"
+	"net"
+	"syscall"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/core/sec"
+	tptu "github.com/libp2p/go-libp2p/p2p/net/upgrader"
+	"github.com/libp2p/go-libp2p/p2p/security/noise"
+	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
+)
+
+// unsentLimit is how many bytes that have not been sent yet the kernel takes
+// for one TCP connection. By default it takes as much as it has sent and waits
+// to be acknowledged, which makes what a relay forwards late instead of
+// dropped (PATH-26).
+const unsentLimit = 64 << 10
+
+// prompt is a security transport that sets the limit on the connections it
+// secures. Dialled and accepted ones alike pass here, and nowhere else before
+// they are wrapped.
+type prompt struct{ sec.SecureTransport }
+
+func promptTLS(id protocol.ID, key crypto.PrivKey, muxers []tptu.StreamMuxer) (prompt, error) {
+	t, err := libp2ptls.New(id, key, muxers)
+	return prompt{t}, err
+}
+
+func promptNoise(id protocol.ID, key crypto.PrivKey, muxers []tptu.StreamMuxer) (prompt, error) {
+	t, err := noise.New(id, key, muxers)
+	return prompt{t}, err
+}
+
+// SecureInbound implements sec.SecureTransport.
+func (p prompt) SecureInbound(ctx context.Context, insecure net.Conn, id peer.ID) (sec.SecureConn, error) {
+	limitUnsent(insecure)
+	return p.SecureTransport.SecureInbound(ctx, insecure, id)
+}
+
+// SecureOutbound implements sec.SecureTransport.
+func (p prompt) SecureOutbound(ctx context.Context, insecure net.Conn, id peer.ID) (sec.SecureConn, error) {
+	limitUnsent(insecure)
+	return p.SecureTransport.SecureOutbound(ctx, insecure, id)
+}
+
+// limitUnsent sets the limit where the system has one. What is not TCP itself,
+// such as a WebSocket, stays as it is; so does a connection that refuses, which
+// works all the same.
+func limitUnsent(c net.Conn) {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(setUnsentLimit)
+}
