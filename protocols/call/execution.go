@@ -53,10 +53,17 @@ func (x *execution) begin() bool {
 	return x.state.CompareAndSwap(statePending, stateRunning)
 }
 
+// maxDepth bounds operations that invoke each other.
+const maxDepth = 64
+
 // over is why nothing new starts below x: it is finished, or it or a request
-// above it has been aborted.
+// above it has been aborted, or there are too many of those.
 func (x *execution) over() *Error {
+	depth := 0
 	for n := x; n != nil; n = n.parent {
+		if depth++; depth > maxDepth {
+			return Errorf(CodeInternal, "more than %d operations invoke each other", maxDepth)
+		}
 		cause := context.Cause(n.ctx)
 		if cause != nil && (n == x || !errors.Is(cause, errFinished)) {
 			return wrap(ErrParentAborted, cause)
