@@ -33,10 +33,11 @@ import (
 	"github.com/alkdev/alknet-p2p/transport"
 )
 
-const (
-	defaultDrain = 2 * time.Second
-	closeGrace   = 5 * time.Second // for handlers to return once their context has ended
-)
+// DefaultDrainTimeout is how long Close lets handlers finish.
+const DefaultDrainTimeout = 2 * time.Second
+
+// closeGrace is for handlers to return once their context has ended.
+const closeGrace = 5 * time.Second
 
 // Node is one peer. All methods are safe for concurrent use.
 type Node struct {
@@ -68,7 +69,7 @@ func New(cfg Config) (*Node, error) {
 		}
 		cfg.Peers = peers
 	}
-	cfg.DrainTimeout = cmp.Or(cfg.DrainTimeout, defaultDrain)
+	cfg.DrainTimeout = cmp.Or(cfg.DrainTimeout, DefaultDrainTimeout)
 	tcfg, err := cfg.transport()
 	if err != nil {
 		return nil, err

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math"
 	"net/netip"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,28 +20,31 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
 
+	"github.com/alkdev/alknet-p2p/protocols/auth"
 	"github.com/alkdev/alknet-p2p/protocols/call"
 	"github.com/alkdev/alknet-p2p/protocols/call/adapt"
 )
 
-// config is the file config.toml. It is read when the node starts; who the
-// peers are and what they may do is in peers.json, which is read again
-// whenever it changes.
+// config is the file config.toml. It is read when the node starts, and again
+// by reload, which takes up who is admitted and no more; who the peers are and
+// what they may do is in peers.json, which is read again whenever it changes.
 type config struct {
-	Network      string            `toml:"network"`
-	Join         []string          `toml:"join"`
-	Listen       []string          `toml:"listen"`
-	Relay        bool              `toml:"relay"`
-	RelayRate    bitRate           `toml:"relay_rate"`
-	Publish      publish           `toml:"publish"`
-	MDNS         *bool             `toml:"mdns"`
-	HideIP       bool              `toml:"hide_ip"`
-	NoRelay      bool              `toml:"no_relay"`
-	Disclose     disclose          `toml:"disclose"`
-	Port         uint16            `toml:"port"`
-	External     []netip.AddrPort  `toml:"external"`
-	DrainTimeout duration          `toml:"drain_timeout"`
-	Operations   []operationConfig `toml:"operation"`
+	Network       string                `toml:"network"`
+	Join          []string              `toml:"join"`
+	Listen        []string              `toml:"listen,omitempty"` // nil and empty differ
+	Relay         bool                  `toml:"relay"`
+	RelayRate     bitRate               `toml:"relay_rate"`
+	Publish       publish               `toml:"publish"`
+	MDNS          *bool                 `toml:"mdns"`
+	HideIP        bool                  `toml:"hide_ip"`
+	NoRelay       bool                  `toml:"no_relay"`
+	Disclose      disclose              `toml:"disclose"`
+	Port          uint16                `toml:"port"`
+	External      []netip.AddrPort      `toml:"external"`
+	DrainTimeout  duration              `toml:"drain_timeout"`
+	Admission     auth.Admit            `toml:"admission"`
+	AdmissionALPN map[string]auth.Admit `toml:"admission_alpn,omitempty"`
+	Operations    []operationConfig     `toml:"operation"`
 
 	places places
 }
@@ -47,18 +52,18 @@ type config struct {
 // operationConfig is one [[operation]]: a program that serves an operation.
 type operationConfig struct {
 	Name          string      `toml:"name"`
-	Exec          []string    `toml:"exec"`
-	HTTP          string      `toml:"http"`
-	Credential    string      `toml:"credential"`
+	Exec          []string    `toml:"exec,omitempty"`
+	HTTP          string      `toml:"http,omitempty"`
+	Credential    string      `toml:"credential,omitempty"`
 	Type          call.OpType `toml:"type"`
-	Input         string      `toml:"input"`
-	Output        string      `toml:"output"`
+	Input         string      `toml:"input,omitempty"`
+	Output        string      `toml:"output,omitempty"`
 	Scopes        []string    `toml:"scopes"`
-	Timeout       duration    `toml:"timeout"`
-	MaxOutput     size        `toml:"max_output"`
-	MaxConcurrent int         `toml:"max_concurrent"`
-	InputSchema   any         `toml:"input_schema"`
-	OutputSchema  any         `toml:"output_schema"`
+	Timeout       duration    `toml:"timeout,omitempty"`
+	MaxOutput     size        `toml:"max_output,omitempty"`
+	MaxConcurrent int         `toml:"max_concurrent,omitempty"`
+	InputSchema   any         `toml:"input_schema,omitempty"`
+	OutputSchema  any         `toml:"output_schema,omitempty"`
 }
 
 // configError is what is wrong with a configuration, and where.
@@ -142,7 +147,7 @@ func unknownKey(key toml.Key) string {
 func tomlKeys(t reflect.Type) []string {
 	var keys []string
 	for field := range t.Fields() {
-		if name := field.Tag.Get("toml"); name != "" {
+		if name, _, _ := strings.Cut(field.Tag.Get("toml"), ","); name != "" {
 			keys = append(keys, name)
 		}
 	}
@@ -171,8 +176,26 @@ func (c *config) check() error {
 		}
 		names[o.Name] = true
 	}
+	if err := c.checkAdmission(); err != nil {
+		return err
+	}
 	_, err := c.operations(nil)
 	return err
+}
+
+func (c *config) checkAdmission() error {
+	if c.Admission != "" {
+		if _, err := auth.ParseAdmit(string(c.Admission)); err != nil {
+			return c.places.key(fmt.Sprintf("admission %q %s", c.Admission, err), "admission")
+		}
+	}
+	for _, alpn := range slices.Sorted(maps.Keys(c.AdmissionALPN)) {
+		admit := c.AdmissionALPN[alpn]
+		if _, err := auth.ParseAdmit(string(admit)); err != nil {
+			return c.places.key(fmt.Sprintf("admission %q of %s %s", admit, alpn, err), "admission_alpn", alpn)
+		}
+	}
+	return nil
 }
 
 // operations makes what the file declares.
@@ -265,10 +288,11 @@ func (c *config) schema(v any) (json.RawMessage, error) {
 	return b, nil
 }
 
-// places remembers where in the file the operations and their keys stand.
+// places remembers where in the file the operations and the keys stand.
 type places struct {
 	file       string
 	text       []byte
+	keys       map[string]unstable.Position // by path, joined by zero bytes
 	operations []operationPlace
 }
 
@@ -282,6 +306,8 @@ func (p *places) find() {
 	parser := unstable.Parser{}
 	parser.Reset(p.text)
 	within := false
+	p.keys = map[string]unstable.Position{}
+	var table []string
 	for parser.NextExpression() {
 		e := parser.Expression()
 		key := e.Key()
@@ -290,19 +316,37 @@ func (p *places) find() {
 		}
 		first := key.Node()
 		at := parser.Shape(parser.Range(first.Data)).Start
+		path := []string{string(first.Data)}
+		for key.Next() {
+			path = append(path, string(key.Node().Data))
+		}
 		switch e.Kind {
 		case unstable.ArrayTable:
-			if within = string(first.Data) == "operation"; within {
+			table = path
+			if within = path[0] == "operation"; within {
 				p.operations = append(p.operations, operationPlace{at, map[string]unstable.Position{}})
 			}
 		case unstable.Table:
-			within = false
+			table, within = path, false
+			p.keys[strings.Join(path, "\x00")] = at
 		case unstable.KeyValue:
 			if within {
-				p.operations[len(p.operations)-1].keys[string(first.Data)] = at
+				p.operations[len(p.operations)-1].keys[path[0]] = at
+				continue
 			}
+			p.keys[strings.Join(append(slices.Clone(table), path...), "\x00")] = at
 		}
 	}
+}
+
+// key is an error at the key of that path, or at what holds it.
+func (p *places) key(text string, path ...string) error {
+	for n := len(path); n > 0; n-- {
+		if at, ok := p.keys[strings.Join(path[:n], "\x00")]; ok {
+			return p.at(at.Line, at.Column, text)
+		}
+	}
+	return p.at(0, 0, text)
 }
 
 // of is an error at a key of the i-th operation, or at the operation itself.
@@ -346,6 +390,13 @@ func (d *duration) UnmarshalText(text []byte) error {
 // size is a number of bytes such as "64KiB" or "1MiB".
 type size struct{ bytes int64 }
 
+// MarshalText implements encoding.TextMarshaler.
+//
+//nolint:unparam // the interface has the error
+func (s size) MarshalText() ([]byte, error) {
+	return []byte(withUnit(s.bytes, 1<<10, "KiB", "MiB", "GiB")), nil
+}
+
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (s *size) UnmarshalText(text []byte) error {
 	number, factor := string(text), int64(1)
@@ -369,6 +420,25 @@ type bitRate struct {
 	set       bool
 }
 
+// MarshalText implements encoding.TextMarshaler.
+//
+//nolint:unparam // the interface has the error
+func (r bitRate) MarshalText() ([]byte, error) {
+	return []byte(withUnit(r.perSecond, 1000, "kbit", "Mbit", "Gbit")), nil
+}
+
+// withUnit writes a number in the largest unit that divides it.
+func withUnit(n, step int64, units ...string) string {
+	unit := ""
+	for _, larger := range units {
+		if n == 0 || n%step != 0 {
+			break
+		}
+		n, unit = n/step, larger
+	}
+	return strconv.FormatInt(n, 10) + unit
+}
+
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (r *bitRate) UnmarshalText(text []byte) error {
 	number, factor := strings.TrimSuffix(string(text), "/s"), int64(1)
@@ -390,6 +460,16 @@ func (r *bitRate) UnmarshalText(text []byte) error {
 // "any" (PATH-13), or "known" peers only.
 type disclose struct{ known, set bool }
 
+// MarshalText implements encoding.TextMarshaler.
+//
+//nolint:unparam // the interface has the error
+func (d disclose) MarshalText() ([]byte, error) {
+	if d.known {
+		return []byte("known"), nil
+	}
+	return []byte("any"), nil
+}
+
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (d *disclose) UnmarshalText(text []byte) error {
 	switch string(text) {
@@ -402,6 +482,16 @@ func (d *disclose) UnmarshalText(text []byte) error {
 
 // publish is what the address record says: "relays", or "addresses" too.
 type publish struct{ addresses bool }
+
+// MarshalText implements encoding.TextMarshaler.
+//
+//nolint:unparam // the interface has the error
+func (p publish) MarshalText() ([]byte, error) {
+	if p.addresses {
+		return []byte("addresses"), nil
+	}
+	return []byte("relays"), nil
+}
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (p *publish) UnmarshalText(text []byte) error {

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/alkdev/alknet-p2p/protocols/auth/peerfile"
 )
@@ -67,7 +68,7 @@ func (c *config) differences(other *config) []string {
 	keys := []string{}
 	was, is := reflect.ValueOf(*c), reflect.ValueOf(*other)
 	for field := range was.Type().Fields() {
-		key := field.Tag.Get("toml")
+		key, _, _ := strings.Cut(field.Tag.Get("toml"), ",")
 		if key != "" && !reflect.DeepEqual(was.FieldByIndex(field.Index).Interface(), is.FieldByIndex(field.Index).Interface()) {
 			keys = append(keys, key)
 		}
