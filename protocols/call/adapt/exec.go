@@ -84,6 +84,10 @@ type ExecConfig struct {
 	// MaxConcurrent runs at the same time; 0 is DefaultExecMaxConcurrent.
 	// One more fails at once, and may be tried again.
 	MaxConcurrent int
+	// Credential names the service whose secret, of the operation's
+	// Capabilities (CALL-67), the program reads from descriptor 3 to its end;
+	// "" is none. A call fails when there is no such secret.
+	Credential string
 	// InputSchema and OutputSchema are JSON Schemas; nil takes what Input and
 	// Output imply.
 	InputSchema, OutputSchema json.RawMessage
@@ -108,8 +112,8 @@ func (e *FieldError) Unwrap() error { return e.Err }
 
 // Exec makes an operation that runs a program: a fixed argv without a shell,
 // in the root folder, with an empty environment, no descriptor of ours but
-// the three standard ones, in a process group of its own and, on Linux, with
-// no way to gain privileges. When the call ends, however it does, the group
+// the three standard ones and that of its credential, in a process group of its
+// own and, on Linux, with no way to gain privileges. When the call ends, however it does, the group
 // gets SIGTERM and half a second later SIGKILL; a program that ends leaves
 // nobody of its group behind.
 //
@@ -130,9 +134,10 @@ type program struct {
 	argv []string
 	log  *slog.Logger
 
-	input     ExecInput
-	maxOutput int
-	slots     chan struct{}
+	input      ExecInput
+	credential string
+	maxOutput  int
+	slots      chan struct{}
 }
 
 func newExec(cfg ExecConfig) (call.Operation, error) {
@@ -147,13 +152,14 @@ func newExec(cfg ExecConfig) (call.Operation, error) {
 		return call.Operation{}, &FieldError{"Argv", err}
 	}
 	p := &program{
-		op:        cfg.Name,
-		path:      path,
-		argv:      append([]string(nil), cfg.Argv...),
-		log:       cfg.Logger,
-		input:     cfg.Input,
-		maxOutput: cfg.MaxOutput,
-		slots:     make(chan struct{}, cfg.MaxConcurrent),
+		op:         cfg.Name,
+		path:       path,
+		argv:       append([]string(nil), cfg.Argv...),
+		log:        cfg.Logger,
+		input:      cfg.Input,
+		credential: cfg.Credential,
+		maxOutput:  cfg.MaxOutput,
+		slots:      make(chan struct{}, cfg.MaxConcurrent),
 	}
 	op := call.Operation{Spec: cfg.spec(), Timeout: cfg.Timeout}
 	switch cfg.Output {
@@ -378,7 +384,14 @@ func (p *program) execute(ctx context.Context, req *call.Request, consume func(i
 		}
 		stdin = append(stdin, '\n')
 	}
-	code, err := p.run(ctx, stdin, consume)
+	var secret []byte
+	if p.credential != "" {
+		var ok bool
+		if secret, ok = req.Capabilities.Get(p.credential); !ok {
+			return fmt.Errorf("the credential %q is not there", p.credential)
+		}
+	}
+	code, err := p.run(ctx, stdin, secret, consume)
 	if err != nil || code == 0 {
 		return err
 	}

@@ -151,6 +151,38 @@ func TestOutputIsBoundedAndChecked(t *testing.T) {
 	}
 }
 
+// CALL-67: a program reads the secret it may use from descriptor 3, and finds
+// it nowhere else.
+func TestCredential(t *testing.T) {
+	secret := "s3cr3t\n" + strings.Repeat("x", 100_000) // more than a pipe holds
+	caps := call.Capabilities{}.WithAPIKey("github", []byte(secret))
+	with := func(op call.Operation, caps call.Capabilities) (any, error) {
+		return op.Handler.Call(t.Context(), &call.Request{Input: json.RawMessage(`{}`), Capabilities: caps})
+	}
+	text := func(cfg adapt.ExecConfig, script string) string {
+		cfg.Output, cfg.Input = adapt.ExecOutputText, adapt.ExecInputNone
+		out, err := with(sh(t, cfg, script), caps)
+		require.NoError(t, err)
+		b, err := json.Marshal(out)
+		require.NoError(t, err)
+		var got struct{ Text string }
+		require.NoError(t, json.Unmarshal(b, &got))
+		return got.Text
+	}
+	github := adapt.ExecConfig{Credential: "github"}
+	require.Equal(t, secret, text(github, `cat <&3`))
+	require.Equal(t, secret, text(github, `cat <&3`), "again")
+	require.Equal(t, "not read\n", text(github, `echo not read`))
+	require.NotContains(t, text(github, `env; echo "$0 $*"; cat <&0`), "s3cr3t")
+	require.Equal(t, "none\n", text(adapt.ExecConfig{}, `(: <&3) 2>/dev/null || echo none`), "a program that names none gets none")
+
+	_, err := with(sh(t, adapt.ExecConfig{Credential: "gitlab"}, `echo 1`), caps)
+	require.ErrorContains(t, err, `the credential "gitlab" is not there`)
+	require.NoError(t, caps.Close())
+	_, err = with(sh(t, github, `echo 1`), caps)
+	require.Error(t, err, "after it was wiped")
+}
+
 func TestNothingIsInherited(t *testing.T) {
 	t.Setenv("ALKNET_SECRET", "42")
 	got, err := once(t.Context(), sh(t, adapt.ExecConfig{Output: adapt.ExecOutputText}, `exec env`), `{}`)

@@ -35,16 +35,19 @@ func supported() error { return nil }
 
 // run starts the program, gives consume its standard output, and returns once
 // the program and everything in its process group are gone. When ctx ends or
-// consume fails the group gets SIGTERM, and SIGKILL half a second later.
+// consume fails the group gets SIGTERM, and SIGKILL half a second later. stdin
+// and secret, where they are not nil, are what the program reads from
+// descriptors 0 and 3; secret is cleared.
 //
 // code is the exit code, 128 + n after signal n, and only meaningful when err
 // is nil; err is consume's, ctx's, or the reason why the program did not
 // start.
-func (p *program) run(ctx context.Context, stdin []byte, consume func(io.Reader) error) (code int, err error) {
+func (p *program) run(ctx context.Context, stdin, secret []byte, consume func(io.Reader) error) (code int, err error) {
+	defer clear(secret)
 	if err := context.Cause(ctx); err != nil {
 		return 0, err
 	}
-	proc, err := p.start(stdin)
+	proc, err := p.start(stdin, secret)
 	if err != nil {
 		return 0, fmt.Errorf("start %s: %w", p.path, err)
 	}
@@ -65,14 +68,14 @@ func (p *program) run(ctx context.Context, stdin []byte, consume func(io.Reader)
 	return proc.exitCode(), nil
 }
 
-// process is one running program. It owns the goroutine that waits for it, the
-// one that feeds its standard input and the one that logs its standard error;
-// close waits for them.
+// process is one running program. It owns the goroutine that waits for it,
+// those that feed its inputs and the one that logs its standard error; close
+// waits for them.
 type process struct {
 	cmd    *exec.Cmd
 	stdout *output
 	stderr *output
-	stdin  *os.File // nil: none
+	inputs []*os.File // our ends of its standard input and its credential
 	over   chan struct{}
 	wg     sync.WaitGroup
 
@@ -81,7 +84,7 @@ type process struct {
 	kill   *time.Timer // set by terminate
 }
 
-func (p *program) start(stdin []byte) (_ *process, err error) {
+func (p *program) start(stdin, secret []byte) (_ *process, err error) {
 	proc := &process{over: make(chan struct{})}
 	proc.cmd = &exec.Cmd{
 		Path: p.path,
@@ -108,11 +111,18 @@ func (p *program) start(stdin []byte) (_ *process, err error) {
 	outR, outW := pipe()
 	errR, errW := pipe()
 	ours, theirs = append(ours, outR, errR), append(theirs, outW, errW)
+	var feeds [][]byte
+	feed := func(b []byte) *os.File {
+		r, w := pipe()
+		ours, theirs = append(ours, w), append(theirs, r)
+		proc.inputs, feeds = append(proc.inputs, w), append(feeds, b)
+		return r
+	}
 	if stdin != nil {
-		var inR *os.File
-		inR, proc.stdin = pipe()
-		ours, theirs = append(ours, proc.stdin), append(theirs, inR)
-		proc.cmd.Stdin = inR
+		proc.cmd.Stdin = feed(stdin)
+	}
+	if secret != nil {
+		proc.cmd.ExtraFiles = []*os.File{feed(secret)} // from descriptor 3 on
 	}
 	if err != nil {
 		return nil, err
@@ -138,11 +148,11 @@ func (p *program) start(stdin []byte) (_ *process, err error) {
 		proc.wg.Wait()
 		return nil, err
 	}
-	if stdin != nil {
+	for i, w := range proc.inputs {
 		proc.wg.Go(func() {
 			// A program that does not read its input is no failure.
-			_, _ = proc.stdin.Write(stdin)
-			_ = proc.stdin.Close()
+			_, _ = w.Write(feeds[i])
+			_ = w.Close()
 		})
 	}
 	proc.wg.Go(func() { p.logLines(proc.stderr) })
@@ -165,8 +175,8 @@ func (proc *process) reap() {
 
 	proc.stdout.wake()
 	proc.stderr.wake()
-	if proc.stdin != nil {
-		_ = proc.stdin.SetWriteDeadline(past)
+	for _, w := range proc.inputs {
+		_ = w.SetWriteDeadline(past)
 	}
 	close(proc.over)
 }

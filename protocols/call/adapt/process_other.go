@@ -13,7 +13,7 @@ import (
 // left behind.
 func supported() error { return errNoPrograms }
 
-func (p *program) run(context.Context, []byte, func(io.Reader) error) (int, error) {
+func (p *program) run(_ context.Context, _, _ []byte, _ func(io.Reader) error) (int, error) {
 	return 0, errNoPrograms
 }
 
