@@ -137,13 +137,10 @@ func TestLockWipes(t *testing.T) {
 		v := unlockedVault(t, Config{})
 		derive(t, v, "m/1'")
 		key, seed := v.cached("m/1'"), *v.state.seed
-		var held []byte
-		require.NoError(t, seed.use(func(b []byte) { held = b }))
-		require.NotZero(t, held)
+		require.NoError(t, seed.use(func(b []byte) { require.NotZero(t, b) }))
 		v.Lock()
 		requireWiped(t, key)
 		require.ErrorIs(t, seed.use(func([]byte) {}), ErrWiped)
-		require.Equal(t, make([]byte, 64), held)
 		require.Nil(t, v.state.sweep)
 
 		// A timer of before the lock leaves the keys of after it alone.

@@ -16,6 +16,7 @@ func TestDependencies(t *testing.T) {
 	const self = "github.com/alkdev/alknet-p2p/vault"
 	modules := []string{
 		"filippo.io/age", "filippo.io/hpke", // hpke is age's
+		"filippo.io/edwards25519", "github.com/decred/dcrd/dcrec/secp256k1/v4",
 		"github.com/gofrs/flock", "github.com/google/renameio/v2", "github.com/tyler-smith/go-bip39",
 		"golang.org/x/crypto", "golang.org/x/sys", "golang.org/x/text",
 	}

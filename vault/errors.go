@@ -19,6 +19,10 @@ var (
 	ErrMnemonic = errors.New("mnemonic error")
 	// ErrDerivation is returned when a key cannot be computed.
 	ErrDerivation = errors.New("derivation error")
+	// ErrEncryption is returned when something cannot be sealed, or sealed
+	// data cannot be read or opened; whether the key is another one or the data
+	// was changed is not told.
+	ErrEncryption = errors.New("encryption error")
 	// ErrInvalidPath is returned for a path outside the grammar, or one that
 	// the call must not derive; also while the vault is locked.
 	ErrInvalidPath = errors.New("invalid path")
@@ -50,4 +54,18 @@ var (
 	ErrUnsupported = errors.New("unsupported vault format")
 	// ErrWorkFactor is returned for a scrypt work factor out of range.
 	ErrWorkFactor = errors.New("scrypt work factor out of range")
+	// ErrGeneration is returned by RotateIdentity when the identity is at that
+	// generation already, or past it.
+	ErrGeneration = errors.New("the identity is not behind that generation")
+
+	// ErrNoCredential is returned when the store has no credential of a name.
+	ErrNoCredential = errors.New("there is no such credential")
+	// ErrCredentialName is returned for a name that a credential cannot have.
+	ErrCredentialName = errors.New("unusable credential name")
+	// ErrKeyVersion is returned for data sealed with a key version below the
+	// store's minimum, and for a rotation to an older version.
+	ErrKeyVersion = errors.New("key version is too old")
+	// ErrStoreFull is returned when a credential would make the store larger
+	// than it may be.
+	ErrStoreFull = errors.New("credential store is full")
 )

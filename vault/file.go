@@ -4,31 +4,19 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
-
-	"filippo.io/age"
-	"github.com/gofrs/flock"
 
 	"github.com/alkdev/alknet-p2p/vault/internal/wipe"
 )
 
 const (
-	// DefaultWorkFactor is the scrypt work factor of a new vault file: 256 MiB
-	// of memory and about a second for each try.
-	DefaultWorkFactor = 18
-	// MaxWorkFactor is the largest one that is written or read: 1 GiB.
-	MaxWorkFactor = 20
-
 	vaultFile   = "vault.age"
 	sidecarFile = "vault.json"
-	lockFile    = "vault.lock"
 
-	maxFile = 64 << 10 // of any file read here, bytes
+	maxFile = 64 << 10 // of either, bytes
 )
 
 // FileOptions are the choices of Create. It shows as [REDACTED] wherever it is
@@ -81,6 +69,33 @@ func Open(home string, passphrase, bip39Passphrase []byte) (*Vault, error) {
 	return v, nil
 }
 
+// ChangePassphrase seals the vault file of a home under another passphrase; the
+// keys stay. Work factor 0 keeps the file's own. A power cut leaves the file with
+// the old passphrase or with the new one. Copies of the old file still open with
+// the old one. The errors are those of Open and Create, but for the BIP-39
+// passphrase, which is not needed.
+func ChangePassphrase(home string, old, passphrase []byte, workFactor int) error {
+	if err := changePassphrase(home, old, passphrase, workFactor); err != nil {
+		return fmt.Errorf("change passphrase: %w", err)
+	}
+	return nil
+}
+
+// RotateIdentity makes the identity that of a later generation, in the vault
+// file and the sidecar, and returns what the sidecar says now. The peers learn of
+// it from a hand-over, for which Vault.IdentitySigner has both keys, before and
+// after. The generation is named, so that doing it twice rotates once:
+// ErrGeneration when the identity is there already; ErrInvalidPath above
+// MaxIndex. A power cut leaves the old generation or the new one. The other
+// errors are those of Open and Create.
+func RotateIdentity(home string, passphrase, bip39Passphrase []byte, generation uint32) (*Info, error) {
+	info, err := rotateIdentity(home, passphrase, bip39Passphrase, generation)
+	if err != nil {
+		return nil, fmt.Errorf("rotate identity: %w", err)
+	}
+	return info, nil
+}
+
 // ReadInfo reads the sidecar of a home: whose vault it is. It needs no
 // passphrase. Errors: ErrNoVault, ErrCorruptFile, ErrInsecurePermissions.
 func ReadInfo(home string) (*Info, error) {
@@ -95,8 +110,8 @@ func create(home string, m *Mnemonic, passphrase []byte, o FileOptions) (*Info, 
 	if o.WorkFactor == 0 {
 		o.WorkFactor = DefaultWorkFactor
 	}
-	if o.WorkFactor < 1 || o.WorkFactor > MaxWorkFactor {
-		return nil, fmt.Errorf("%w: %d is not from 1 to %d", ErrWorkFactor, o.WorkFactor, MaxWorkFactor)
+	if err := checkWorkFactor(o.WorkFactor); err != nil {
+		return nil, err
 	}
 	if err := checkPassphrase(passphrase); err != nil {
 		return nil, err
@@ -122,24 +137,16 @@ func create(home string, m *Mnemonic, passphrase []byte, o FileOptions) (*Info, 
 		return nil, err
 	}
 
-	plain, err := payload{
+	f := openFile{workFactor: o.WorkFactor, payload: &payload{
 		phrase:             m,
 		hasBIP39Passphrase: len(o.BIP39Passphrase) > 0,
 		identity:           info.Identity,
 		device:             o.Device,
 		generation:         o.Generation,
 		created:            time.Now(),
-	}.encode()
-	if err != nil {
-		return nil, err
-	}
-	defer wipe.Bytes(plain)
-	sealed, err := seal(plain, passphrase, o.WorkFactor)
-	if err != nil {
-		return nil, err
-	}
+	}}
 	// The vault first: the sidecar can be written again from it.
-	if err := replaceFile(filepath.Join(home, vaultFile), sealed); err != nil {
+	if err := f.save(home, passphrase); err != nil {
 		return nil, err
 	}
 	if err := writeInfo(home, info); err != nil {
@@ -162,14 +169,107 @@ func identify(m *Mnemonic, o FileOptions) (Info, error) {
 }
 
 func open(home string, passphrase, bip39Passphrase []byte) (*Vault, error) {
-	if err := checkPassphrase(passphrase); err != nil {
-		return nil, err
-	}
-	sealed, err := readFile(home, vaultFile)
+	f, err := load(home, passphrase)
 	if err != nil {
 		return nil, err
 	}
-	plain, err := unseal(sealed, passphrase, MaxWorkFactor)
+	defer f.payload.phrase.Wipe()
+	v, info, err := f.payload.unlock(bip39Passphrase)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.repairInfo(home, v, info); err != nil {
+		_ = v.Close()
+		return nil, err
+	}
+	return v, nil
+}
+
+func changePassphrase(home string, old, passphrase []byte, workFactor int) error {
+	if workFactor != 0 {
+		if err := checkWorkFactor(workFactor); err != nil {
+			return err
+		}
+	}
+	if err := checkPassphrase(passphrase); err != nil {
+		return err
+	}
+	unlock, err := lockHome(home)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	f, err := load(home, old)
+	if err != nil {
+		return err
+	}
+	defer f.payload.phrase.Wipe()
+	if workFactor != 0 {
+		f.workFactor = workFactor
+	}
+	return f.save(home, passphrase)
+}
+
+func rotateIdentity(home string, passphrase, bip39Passphrase []byte, generation uint32) (*Info, error) {
+	if generation > MaxIndex {
+		return nil, fmt.Errorf("%w: generation above %d", ErrInvalidPath, MaxIndex)
+	}
+	unlock, err := lockHome(home)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	f, err := load(home, passphrase)
+	if err != nil {
+		return nil, err
+	}
+	defer f.payload.phrase.Wipe()
+	if generation <= f.payload.generation {
+		return nil, fmt.Errorf("%w: it is at %d", ErrGeneration, f.payload.generation)
+	}
+	v, before, err := f.payload.unlock(bip39Passphrase)
+	if err != nil {
+		return nil, err
+	}
+	defer v.Close()
+	v.generation = generation
+	info, err := newInfo(v)
+	if err != nil {
+		return nil, err
+	}
+	info.KeyVersion = keyVersion(home, v, before)
+	f.payload.generation, f.payload.identity = generation, info.Identity
+	// The vault first: the sidecar can be written again from it.
+	if err := f.save(home, passphrase); err != nil {
+		return nil, err
+	}
+	return &info, writeInfo(home, info)
+}
+
+func checkWorkFactor(n int) error {
+	if n < 1 || n > MaxWorkFactor {
+		return fmt.Errorf("%w: %d is not from 1 to %d", ErrWorkFactor, n, MaxWorkFactor)
+	}
+	return nil
+}
+
+// openFile is a vault file that its passphrase opened.
+type openFile struct {
+	sealed     []byte
+	workFactor int
+	payload    *payload
+}
+
+// load opens the vault file; the caller wipes the phrase.
+func load(home string, passphrase []byte) (*openFile, error) {
+	if err := checkPassphrase(passphrase); err != nil {
+		return nil, err
+	}
+	sealed, err := readVaultFile(home, vaultFile)
+	if err != nil {
+		return nil, err
+	}
+	plain, workFactor, err := unseal(sealed, passphrase, MaxWorkFactor)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", vaultFile, err)
 	}
@@ -181,60 +281,95 @@ func open(home string, passphrase, bip39Passphrase []byte) (*Vault, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrCorruptFile, vaultFile, err)
 	}
-	defer p.phrase.Wipe()
-	if p.hasBIP39Passphrase && len(bip39Passphrase) == 0 {
-		return nil, ErrBIP39PassphraseMissing
-	}
-
-	v, err := New(Config{Device: p.device, Generation: p.generation})
-	if err != nil {
-		return nil, err
-	}
-	if err := v.adopt(home, p, bip39Passphrase); err != nil {
-		_ = v.Close()
-		return nil, err
-	}
-	return v, nil
+	return &openFile{sealed: sealed, workFactor: workFactor, payload: p}, nil
 }
 
-// adopt unlocks the vault with what its file held.
-func (v *Vault) adopt(home string, p *payload, bip39Passphrase []byte) error {
-	if err := v.Unlock(p.phrase, bip39Passphrase); err != nil {
-		return err
-	}
-	info, err := newInfo(v)
+// save writes the vault file, under the lock of its home.
+func (f *openFile) save(home string, passphrase []byte) error {
+	plain, err := f.payload.encode()
 	if err != nil {
 		return err
 	}
-	if info.Identity != p.identity {
-		return fmt.Errorf("%w: the seed gives %s, the vault file names %s", ErrWrongIdentity, info.Identity, p.identity)
+	defer wipe.Bytes(plain)
+	sealed, err := seal(plain, passphrase, f.workFactor)
+	if err != nil {
+		return err
 	}
-	return repairInfo(home, info)
+	return replaceFile(filepath.Join(home, vaultFile), sealed)
+}
+
+// unlock makes an unlocked vault of the payload, and checks its identity.
+func (p *payload) unlock(bip39Passphrase []byte) (*Vault, Info, error) {
+	if p.hasBIP39Passphrase && len(bip39Passphrase) == 0 {
+		return nil, Info{}, ErrBIP39PassphraseMissing
+	}
+	v, err := New(Config{Device: p.device, Generation: p.generation})
+	if err != nil {
+		return nil, Info{}, err
+	}
+	if err := v.Unlock(p.phrase, bip39Passphrase); err != nil {
+		return nil, Info{}, errors.Join(err, v.Close())
+	}
+	info, err := newInfo(v)
+	if err == nil && info.Identity != p.identity {
+		err = fmt.Errorf("%w: the seed gives %s, the vault file names %s", ErrWrongIdentity, info.Identity, p.identity)
+	}
+	if err != nil {
+		return nil, Info{}, errors.Join(err, v.Close())
+	}
+	return v, info, nil
 }
 
 // repairInfo writes the sidecar when it does not say what the vault says, as
-// after a crash between the two writes. The key version is the sidecar's own.
-func repairInfo(home string, info Info) error {
+// after a power cut between the two writes.
+func (f *openFile) repairInfo(home string, v *Vault, info Info) error {
+	info.KeyVersion = keyVersion(home, v, info)
 	have, err := readInfo(home)
-	if err != nil && !errors.Is(err, ErrCorruptFile) {
-		return err
-	}
-	if err == nil && have.Identity == info.Identity {
-		info.KeyVersion = have.KeyVersion
-	}
 	if err == nil && have == info {
 		return nil
 	}
+	if err != nil && !errors.Is(err, ErrCorruptFile) {
+		return err
+	}
 	unlock, err := lockHome(home)
+	if errors.Is(err, ErrFileInUse) {
+		return nil // by somebody who is writing the sidecar
+	}
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	// Unless somebody has written another vault file since.
+	sealed, err := readVaultFile(home, vaultFile)
+	if err != nil || !bytes.Equal(sealed, f.sealed) {
+		return err
+	}
 	return writeInfo(home, info)
 }
 
+// keyVersion is what the sidecar says, which alone knows it, if it is one of the
+// same seed, of whatever generation; else the default that info has.
+func keyVersion(home string, v *Vault, info Info) uint32 {
+	have, err := readInfo(home)
+	if err != nil {
+		return info.KeyVersion
+	}
+	if have.Identity == info.Identity {
+		return have.KeyVersion
+	}
+	path, err := IdentityPath(have.Device, have.Generation)
+	if err != nil {
+		return info.KeyVersion
+	}
+	public, err := v.PublicKey(path)
+	if err != nil || FingerprintOf(public) != have.Identity {
+		return info.KeyVersion
+	}
+	return have.KeyVersion
+}
+
 func readInfo(home string) (Info, error) {
-	data, err := readFile(home, sidecarFile)
+	data, err := readVaultFile(home, sidecarFile)
 	if errors.Is(err, ErrNoVault) {
 		if _, err := os.Lstat(filepath.Join(home, vaultFile)); err == nil {
 			return Info{}, fmt.Errorf("%w: %s is missing; opening the vault writes it again", ErrCorruptFile, sidecarFile)
@@ -256,122 +391,4 @@ func writeInfo(home string, info Info) error {
 		return err
 	}
 	return replaceFile(filepath.Join(home, sidecarFile), data)
-}
-
-// lockHome takes the lock under which the files of a private home are written.
-func lockHome(home string) (unlock func(), err error) {
-	if err := checkHome(home); err != nil {
-		return nil, err
-	}
-	lock := flock.New(filepath.Join(home, lockFile))
-	locked, err := lock.TryLock()
-	if err != nil {
-		return nil, fmt.Errorf("lock %s: %w", lock.Path(), err)
-	}
-	if !locked {
-		return nil, ErrFileInUse
-	}
-	return func() { _ = lock.Close() }, nil
-}
-
-// readFile reads a file of a home, both of which must be private.
-func readFile(home, name string) ([]byte, error) {
-	err := checkHome(home)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w in %s", ErrNoVault, home)
-	}
-	if err != nil {
-		return nil, err
-	}
-	f, err := openPrivate(filepath.Join(home, name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w in %s", ErrNoVault, home)
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > maxFile {
-		return nil, fmt.Errorf("%w: %s is larger than %d bytes", ErrCorruptFile, name, maxFile)
-	}
-	return data, nil
-}
-
-// seal encrypts to age's scrypt recipient.
-func seal(plain, passphrase []byte, workFactor int) ([]byte, error) {
-	// age keeps a copy of the passphrase of its own, so this one matters little.
-	recipient, err := age.NewScryptRecipient(string(passphrase))
-	if err != nil {
-		return nil, err
-	}
-	recipient.SetWorkFactor(workFactor)
-	var sealed bytes.Buffer
-	w, err := age.Encrypt(&sealed, recipient)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := w.Write(plain); err != nil {
-		return nil, err
-	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	return sealed.Bytes(), nil
-}
-
-// unseal decrypts what seal or the age command made. The caller wipes the
-// result. Errors are our own throughout: age's quote a file that is none of its
-// kind, and somebody may have kept a phrase there.
-func unseal(sealed, passphrase []byte, maxWorkFactor int) ([]byte, error) {
-	identity, err := age.NewScryptIdentity(string(passphrase))
-	if err != nil {
-		return nil, ErrPassphrase
-	}
-	identity.SetMaxWorkFactor(maxWorkFactor)
-	r, err := age.Decrypt(bytes.NewReader(sealed), boundedIdentity{identity, maxWorkFactor})
-	var noMatch *age.NoIdentityMatchError
-	switch {
-	case errors.Is(err, ErrWorkFactor):
-		return nil, err
-	case errors.As(err, &noMatch) && len(noMatch.StanzaTypes) == 1 && noMatch.StanzaTypes[0] == "scrypt":
-		return nil, ErrWrongPassphrase
-	case err != nil:
-		return nil, fmt.Errorf("%w: it is no intact age file sealed with a passphrase", ErrCorruptFile)
-	}
-
-	plain := make([]byte, maxPayload+1)
-	for n := 0; n < len(plain); {
-		read, err := r.Read(plain[n:])
-		n += read
-		if errors.Is(err, io.EOF) {
-			return plain[:n], nil
-		}
-		if err != nil {
-			wipe.Bytes(plain)
-			return nil, fmt.Errorf("%w: its sealed content is damaged", ErrCorruptFile)
-		}
-	}
-	wipe.Bytes(plain)
-	return nil, fmt.Errorf("%w: its sealed content is larger than %d bytes", ErrCorruptFile, maxPayload)
-}
-
-// boundedIdentity tells a work factor that is too large from other faults,
-// before any work is done.
-type boundedIdentity struct {
-	*age.ScryptIdentity
-	maxWorkFactor int
-}
-
-// Unwrap implements age.Identity.
-func (i boundedIdentity) Unwrap(stanzas []*age.Stanza) ([]byte, error) {
-	if len(stanzas) == 1 && stanzas[0].Type == "scrypt" && len(stanzas[0].Args) == 2 {
-		if logN, err := strconv.Atoi(stanzas[0].Args[1]); err == nil && logN > i.maxWorkFactor {
-			return nil, fmt.Errorf("%w: %d is above %d", ErrWorkFactor, logN, i.maxWorkFactor)
-		}
-	}
-	return i.ScryptIdentity.Unwrap(stanzas)
 }

@@ -2,6 +2,7 @@ package vault_test
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -59,6 +60,7 @@ func TestCreateAndOpen(t *testing.T) {
 		Identity:   "ed25519:e78c2766a792f09bfccb51493968ac322283e8d021a30063784d806929762ecc",
 		PeerID:     "12D3KooWRQEJLrVRqJc1bRCiNQ7uMMFn2YeMjJWqX9raYnUQhkR1",
 		KeyVersion: 2,
+		Next:       "a56216a2eef9debd9e09a86024be26118dd72f26569307eb14882572b83d8e9f",
 	}
 	require.Equal(t, want, info)
 	read, err := vault.ReadInfo(home)
@@ -66,7 +68,7 @@ func TestCreateAndOpen(t *testing.T) {
 	require.Equal(t, want, read)
 	sidecar, err := os.ReadFile(filepath.Join(home, "vault.json"))
 	require.NoError(t, err)
-	require.Equal(t, `{"identity":"`+want.Identity+`","peer_id":"`+want.PeerID+`","key_version":2,"device":0,"generation":0}`+"\n", string(sidecar))
+	require.Equal(t, `{"identity":"`+want.Identity+`","peer_id":"`+want.PeerID+`","key_version":2,"device":0,"generation":0,"next":"`+want.Next+`"}`+"\n", string(sidecar))
 	require.Equal(t, []string{"vault.age", "vault.json", "vault.lock"}, names(t, home), "nothing else is left behind")
 	if runtime.GOOS != "windows" {
 		for path, mode := range map[string]fs.FileMode{
@@ -121,10 +123,16 @@ func TestDeviceAndGeneration(t *testing.T) {
 		}
 		o.BIP39Passphrase = []byte(k.Passphrase)
 		home, info := create(t, o)
-		require.Equal(t, &vault.Info{Identity: k.Fingerprint, PeerID: k.PeerID, KeyVersion: 2, Device: o.Device, Generation: o.Generation}, info)
+		require.Equal(t, &vault.Info{
+			Identity: k.Fingerprint, PeerID: k.PeerID, KeyVersion: 2, Device: o.Device, Generation: o.Generation, Next: info.Next,
+		}, info)
 		v, err := vault.Open(home, []byte(passphrase), o.BIP39Passphrase)
 		require.NoError(t, err)
 		require.EqualValues(t, k.Path, v.IdentityPath())
+		next, err := v.NextPublicKey()
+		require.NoError(t, err)
+		commitment := vault.CommitmentOf(next)
+		require.Equal(t, hex.EncodeToString(commitment[:]), info.Next)
 		require.NoError(t, v.Close())
 	}
 }
@@ -440,6 +448,8 @@ func TestOpenFirstFormat(t *testing.T) {
 	require.NoError(t, v.Close())
 	after, err := vault.ReadInfo(home)
 	require.NoError(t, err)
+	require.Empty(t, before.Next)
+	before.Next = "ca21317e9b3460ef6562ee577cfb72469bf723cc6e775f56467687f618ef2818" // which opening it adds
 	require.Equal(t, before, after)
 }
 

@@ -2,13 +2,17 @@ package vault
 
 import (
 	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/hex"
 	"math/big"
 	"slices"
 	"strings"
 )
 
-const fingerprintPrefix = "ed25519:"
+const (
+	fingerprintPrefix = "ed25519:"
+	nextDomain        = "alknet-next-v1"
+)
 
 // FingerprintOf is the text form of a node key, "ed25519:" and 64 lower-case
 // hex digits: the form that trust is placed in, compared exactly.
@@ -20,6 +24,12 @@ func FingerprintOf(public ed25519.PublicKey) string {
 // protobuf, in an identity multihash, in base58.
 func PeerIDOf(public ed25519.PublicKey) string {
 	return base58(slices.Concat([]byte{0x00, 0x24, 0x08, 0x01, 0x12, 0x20}, public))
+}
+
+// CommitmentOf is what an identity publishes ahead of time of the public key of
+// its next generation: SHA-256 over "alknet-next-v1" and the key.
+func CommitmentOf(next ed25519.PublicKey) [sha256.Size]byte {
+	return sha256.Sum256(append([]byte(nextDomain), next...))
 }
 
 // parseFingerprint is the exact inverse of FingerprintOf.

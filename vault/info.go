@@ -1,6 +1,8 @@
 package vault
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 )
@@ -18,6 +20,9 @@ type Info struct {
 	Device uint32 `json:"device"`
 	// Generation of the identity.
 	Generation uint32 `json:"generation"`
+	// Next is the commitment of the identity to its next generation, in 64
+	// lower-case hex digits; empty when there is no next one.
+	Next string `json:"next,omitempty"`
 }
 
 // newInfo describes an unlocked vault.
@@ -26,13 +31,22 @@ func newInfo(v *Vault) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	return Info{
+	info := Info{
 		Identity:   FingerprintOf(public),
 		PeerID:     PeerIDOf(public),
 		KeyVersion: CurrentKeyVersion,
 		Device:     v.device,
 		Generation: v.generation,
-	}, nil
+	}
+	if v.generation < MaxIndex {
+		next, err := v.NextPublicKey()
+		if err != nil {
+			return Info{}, err
+		}
+		commitment := CommitmentOf(next)
+		info.Next = hex.EncodeToString(commitment[:])
+	}
+	return info, nil
 }
 
 // encode returns the sidecar's content.
@@ -62,6 +76,14 @@ func decodeInfo(data []byte) (Info, error) {
 	}
 	if i.Generation, err = member[uint32](o, "generation"); err != nil {
 		return Info{}, err
+	}
+	if _, there := o["next"]; there { // sidecars of before have none
+		if i.Next, err = member[string](o, "next"); err != nil {
+			return Info{}, err
+		}
+		if b, err := hex.DecodeString(i.Next); err != nil || len(b) != sha256.Size || hex.EncodeToString(b) != i.Next {
+			return Info{}, fmt.Errorf("%q is not 64 lower-case hex digits", "next")
+		}
 	}
 	public, ok := parseFingerprint(i.Identity)
 	if !ok {

@@ -1,18 +1,29 @@
 package vault
 
 import (
+	"crypto/ed25519"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"slices"
+
+	"github.com/alkdev/alknet-p2p/vault/internal/bip32"
+	"github.com/alkdev/alknet-p2p/vault/internal/slip10"
+	"github.com/alkdev/alknet-p2p/vault/internal/wipe"
 )
 
 // KeyType names what a derived key is for.
 type KeyType string
 
-// Ed25519 is a signing key: private 32 bytes (an RFC 8032 seed), public 32.
-const Ed25519 KeyType = "Ed25519"
+const (
+	// Ed25519 is a signing key: private 32 bytes (an RFC 8032 seed), public 32.
+	Ed25519 KeyType = "Ed25519"
+	// AES256GCM is a key that seals: 32 bytes, without a public half.
+	AES256GCM KeyType = "Aes256Gcm"
+	// Secp256k1 is a signing key: private 32 bytes, public 33, compressed.
+	Secp256k1 KeyType = "Secp256k1"
+)
 
 // DerivedKey is a key at a path. Its private part is reached through Use only
 // and shows as [REDACTED] wherever the key is printed or marshalled; type and
@@ -22,7 +33,7 @@ type DerivedKey struct {
 	redacted
 	// KeyType says what the key is for.
 	KeyType KeyType
-	// Public is the public key, the caller's own copy.
+	// Public is the public key, the caller's own copy; nil for AES256GCM.
 	Public []byte
 
 	private secret
@@ -70,4 +81,28 @@ func (k DerivedKey) clone() (*DerivedKey, error) {
 		return nil, err
 	}
 	return &DerivedKey{KeyType: k.KeyType, Public: slices.Clone(k.Public), private: newSecret(private)}, nil
+}
+
+// deriveKey computes the key at checked indices.
+func deriveKey(keyType KeyType, seed []byte, indices []uint32) (*DerivedKey, error) {
+	derive := slip10.Derive
+	if keyType == Secp256k1 {
+		derive = bip32.Derive
+	}
+	node, err := derive(seed, indices)
+	if err != nil {
+		return nil, err
+	}
+	defer wipe.Bytes(node)
+	private := slices.Clone(node[:slip10.KeySize])
+	key := &DerivedKey{KeyType: keyType, private: newSecret(private)}
+	switch keyType {
+	case Ed25519:
+		full := ed25519.NewKeyFromSeed(private)
+		key.Public = slices.Clone(full[ed25519.SeedSize:])
+		wipe.Bytes(full)
+	case Secp256k1:
+		key.Public = bip32.PublicKey(private)
+	}
+	return key, nil
 }

@@ -41,8 +41,12 @@ func (m Mnemonic) Use(f func(phrase []byte)) error { return m.phrase.use(f) }
 func (m Mnemonic) Wipe() { m.phrase.wipe() }
 
 // seed stretches the phrase with a BIP-39 passphrase; the caller wipes it.
-func (m Mnemonic) seed(passphrase []byte) (seed []byte, err error) {
-	useErr := m.Use(func(phrase []byte) { seed, err = mnemonic.Seed(phrase, passphrase) })
+func (m Mnemonic) seed(passphrase []byte) ([]byte, error) {
+	return m.stretch(mnemonic.Seed, passphrase)
+}
+
+func (m Mnemonic) stretch(with func(phrase, passphrase []byte) ([]byte, error), passphrase []byte) (seed []byte, err error) {
+	useErr := m.Use(func(phrase []byte) { seed, err = with(phrase, passphrase) })
 	if useErr != nil {
 		err = useErr
 	}

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+
+	"github.com/alkdev/alknet-p2p/vault/internal/wipe"
 )
 
 // object is a JSON object whose members are not decoded yet. Unlike a struct
@@ -21,6 +23,13 @@ func parseObject(data []byte) (object, error) {
 		return nil, errDuplicateMember
 	}
 	return o, nil
+}
+
+// wipeObject overwrites the members, which are copies of what was parsed.
+func wipeObject(o object) {
+	for _, raw := range o {
+		wipe.Bytes(raw)
+	}
 }
 
 // countMembers counts the members of a valid JSON object, by its colons outside

@@ -142,24 +142,55 @@ func formatPath(indices []uint32) Path {
 	return Path(text)
 }
 
-// ed25519Path checks that an Ed25519 key may be derived at p, and returns the
-// canonical path and its indices. The branch of the AES keys is closed to it,
-// so that no signing key is ever one of them.
-func ed25519Path(p Path) (Path, []uint32, error) {
+// keyPath checks that a key may be at p, and returns the canonical path and its
+// indices.
+func keyPath(p Path) (Path, []uint32, error) {
 	indices, err := p.indices()
 	if err != nil {
 		return "", nil, err
 	}
-	canonical := formatPath(indices)
-	switch {
-	case len(indices) == 0:
+	if len(indices) == 0 {
 		return "", nil, fmt.Errorf("%w: the master key is not for use", ErrInvalidPath)
-	case slices.ContainsFunc(indices, func(i uint32) bool { return i < slip10.Hardened }):
-		return "", nil, fmt.Errorf("%w: an Ed25519 path is hardened throughout", ErrInvalidPath)
+	}
+	return formatPath(indices), indices, nil
+}
+
+// hardenedPath is keyPath for keys of SLIP-0010, whose steps are all hardened.
+func hardenedPath(p Path) (Path, []uint32, error) {
+	canonical, indices, err := keyPath(p)
+	if err == nil && slices.ContainsFunc(indices, func(i uint32) bool { return i < slip10.Hardened }) {
+		err = fmt.Errorf("%w: the path of such a key is hardened throughout", ErrInvalidPath)
+	}
+	return canonical, indices, err
+}
+
+// ed25519Path checks that an Ed25519 key may be derived at p. The branch of the
+// AES keys is closed to it, so that no signing key is ever one of them.
+func ed25519Path(p Path) (Path, []uint32, error) {
+	canonical, indices, err := hardenedPath(p)
+	switch {
+	case err != nil:
+		return "", nil, err
 	case canonical == DevicePrefix:
 		return "", nil, fmt.Errorf("%w: %s is a prefix, not a key", ErrInvalidPath, DevicePrefix)
-	case strings.HasPrefix(string(canonical), string(encryptionPrefix)): // which ends with an index
+	case canonical == encryptionPrefix || below(canonical, encryptionPrefix):
 		return "", nil, fmt.Errorf("%w: %s is for encryption keys", ErrInvalidPath, encryptionPrefix)
 	}
 	return canonical, indices, nil
 }
+
+// encryptionPath checks that an AES key may be derived at p: in its own branch
+// only.
+func encryptionPath(p Path) (Path, []uint32, error) {
+	canonical, indices, err := hardenedPath(p)
+	switch {
+	case err != nil:
+		return "", nil, err
+	case !below(canonical, encryptionPrefix):
+		return "", nil, fmt.Errorf("%w: encryption keys are below %s", ErrInvalidPath, encryptionPrefix)
+	}
+	return canonical, indices, nil
+}
+
+// below reports whether p is in the branch of prefix, and not prefix itself.
+func below(p, prefix Path) bool { return strings.HasPrefix(string(p), string(prefix)+"/") }

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"time"
-
-	"github.com/alkdev/alknet-p2p/vault/internal/wipe"
 )
 
 const (
@@ -56,11 +54,7 @@ func decodePayload(data []byte) (*payload, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		for _, raw := range o {
-			wipe.Bytes(raw)
-		}
-	}()
+	defer wipeObject(o)
 	if err := expect(o, "format", payloadFormat); err != nil {
 		return nil, err
 	}

@@ -111,7 +111,7 @@ func FuzzUnseal(f *testing.F) {
 	}
 	f.Add([]byte("age-encryption.org/v1\n-> X25519 TEiF0ypqr+bpvcqXNyCVJpL7OuwPdVwPL7KQEbFDOCc\nEmECAEcKN+n/Vs9SbWiV+Hu0r+E8R77DdWYyd83nw7U\n--- Vn+54jqiiUCE+WZcEVY3f1sqHjlu/z1LCQ/T7Xm7qI0\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		plain, err := unseal(data, passphrase, workFactor)
+		plain, _, err := unseal(data, passphrase, workFactor)
 		if err != nil {
 			require.Nil(t, plain)
 			require.True(t, errors.Is(err, ErrCorruptFile) || errors.Is(err, ErrWrongPassphrase) || errors.Is(err, ErrWorkFactor))

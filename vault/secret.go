@@ -32,6 +32,19 @@ func newSecret(b []byte) secret {
 	return secret{with: held.with, erase: held.erase}
 }
 
+// newLockedSecret takes b over, and tells whether it keeps the bytes in locked
+// memory: b is wiped if so.
+func newLockedSecret(b []byte) (secret, bool) {
+	pages, free, locked := lockedMemory(len(b))
+	if pages == nil {
+		return newSecret(b), false
+	}
+	copy(pages, b)
+	wipe.Bytes(b)
+	held := &heldBytes{b: pages, free: free}
+	return secret{with: held.with, erase: held.erase}, locked
+}
+
 // use calls f with the bytes, which f must not keep. f must not use or wipe
 // the same secret.
 func (s secret) use(f func([]byte)) error {
@@ -50,8 +63,9 @@ func (s secret) wipe() {
 }
 
 type heldBytes struct {
-	mu sync.RWMutex
-	b  []byte // nil once wiped
+	mu   sync.RWMutex
+	b    []byte // nil once wiped
+	free func() // nil for the heap, which the runtime frees
 }
 
 func (h *heldBytes) with(f func([]byte)) error {
@@ -67,8 +81,14 @@ func (h *heldBytes) with(f func([]byte)) error {
 func (h *heldBytes) erase() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.b == nil {
+		return
+	}
 	wipe.Bytes(h.b)
 	h.b = nil
+	if h.free != nil {
+		h.free()
+	}
 }
 
 // redacted is embedded by types of which nothing may show. Its methods are on

@@ -7,9 +7,13 @@
 // and [Vault.Unlock] gives it the seed. Keys are named by [Path] and come as
 // [DerivedKey], or as [crypto.Signer] when the private part is not needed.
 //
-// The derivation paths, the derivation itself (strict SLIP-0010) and the file
-// format are described in SPEC.md; they do not change, so that a phrase written
-// down today gives the same keys for ever.
+// Secrets of others, such as the API keys of services, are sealed with
+// [Vault.Encrypt] into [EncryptedData], which may be kept anywhere; a
+// [CredentialStore] keeps them in the node's home.
+//
+// The derivation paths, the derivation itself (strict SLIP-0010, and BIP-32 for
+// secp256k1) and the formats are described in SPEC.md; they do not change, so
+// that a phrase written down today gives the same keys for ever.
 //
 // Secrets redact themselves wherever they are printed, are passed as byte
 // slices, and are overwritten after use. That is a safety net and best effort:
@@ -20,14 +24,11 @@ package vault
 
 import (
 	"crypto"
-	"crypto/ed25519"
 	"fmt"
 	"runtime"
-	"slices"
 	"sync"
 	"time"
 
-	"github.com/alkdev/alknet-p2p/vault/internal/slip10"
 	"github.com/alkdev/alknet-p2p/vault/internal/wipe"
 )
 
@@ -64,12 +65,14 @@ type Vault struct {
 // state is apart from Vault so that it can be wiped once nobody holds the
 // Vault any more.
 type state struct {
-	mu     sync.Mutex
-	seed   *secret // nil while locked
-	cache  *cache
-	sweep  *time.Timer // nil when none is due
-	closed bool
-	sweeps sync.WaitGroup
+	mu   sync.Mutex
+	seed *secret // nil while locked
+	// seedLocked tells that seed is in locked memory.
+	seedLocked bool
+	cache      *cache
+	sweep      *time.Timer // nil when none is due
+	closed     bool
+	sweeps     sync.WaitGroup
 }
 
 // New returns a locked vault. A device or generation above MaxIndex is
@@ -146,6 +149,16 @@ func (v *Vault) Close() error {
 	return nil
 }
 
+// MemoryLocked reports whether the seed lies in memory that is neither swapped
+// out nor part of a core dump nor given to child processes. It is false while
+// the vault is locked, on systems other than Linux, and where the limit on
+// locked memory (RLIMIT_MEMLOCK) is used up: worth one warning in a log.
+func (v *Vault) MemoryLocked() bool {
+	v.state.mu.Lock()
+	defer v.state.mu.Unlock()
+	return v.state.seed != nil && v.state.seedLocked
+}
+
 // DeriveEd25519 returns the Ed25519 key at a path, a fresh copy that the caller
 // wipes. The path must be hardened throughout and outside the branch of the
 // encryption keys, else ErrInvalidPath; ErrLocked while locked.
@@ -154,7 +167,40 @@ func (v *Vault) DeriveEd25519(path Path) (*DerivedKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return v.state.ed25519(canonical, indices)
+	return v.state.key(cacheKey{Ed25519, canonical}, indices)
+}
+
+// DeriveEncryptionKey returns the AES key at a path, a fresh copy that the
+// caller wipes. The path must be hardened throughout and below m/74'/2', else
+// ErrInvalidPath; ErrLocked while locked.
+func (v *Vault) DeriveEncryptionKey(path Path) (*DerivedKey, error) {
+	canonical, indices, err := encryptionPath(path)
+	if err != nil {
+		return nil, err
+	}
+	return v.state.key(cacheKey{AES256GCM, canonical}, indices)
+}
+
+// DeriveEncryptionKeyForVersion returns the AES key of a version, as
+// DeriveEncryptionKey does. A version that EncryptionPath refuses is
+// ErrInvalidPath.
+func (v *Vault) DeriveEncryptionKeyForVersion(version uint32) (*DerivedKey, error) {
+	path, err := EncryptionPath(version)
+	if err != nil {
+		return nil, err
+	}
+	return v.DeriveEncryptionKey(path)
+}
+
+// DeriveEthereumKey returns the secp256k1 key at a path (BIP-32), a fresh copy
+// that the caller wipes. The path may have indices of both kinds, but one at
+// least, else ErrInvalidPath; ErrLocked while locked.
+func (v *Vault) DeriveEthereumKey(path Path) (*DerivedKey, error) {
+	canonical, indices, err := keyPath(path)
+	if err != nil {
+		return nil, err
+	}
+	return v.state.key(cacheKey{Secp256k1, canonical}, indices)
 }
 
 // IdentityPath is the path of the node's identity, by device and generation.
@@ -167,7 +213,7 @@ func (v *Vault) IdentityPath() Path {
 func (v *Vault) IdentityKey() (*DerivedKey, error) { return v.DeriveEd25519(v.IdentityPath()) }
 
 // NextPublicKey returns the public key of the identity's next generation, to
-// which the node's address record commits. ErrInvalidPath when there is none.
+// which the identity commits. ErrInvalidPath when there is none.
 func (v *Vault) NextPublicKey() ([]byte, error) {
 	path, err := IdentityPath(v.device, v.generation+1)
 	if err != nil {
@@ -178,13 +224,31 @@ func (v *Vault) NextPublicKey() ([]byte, error) {
 
 // PublicKey returns the public half of the Ed25519 key at a path, with the
 // errors of DeriveEd25519.
-func (v *Vault) PublicKey(path Path) ([]byte, error) {
-	key, err := v.DeriveEd25519(path)
+func (v *Vault) PublicKey(path Path) ([]byte, error) { return public(v.DeriveEd25519(path)) }
+
+// EthereumPublicKey returns the public half of the secp256k1 key at a path, 33
+// bytes, compressed, with the errors of DeriveEthereumKey.
+func (v *Vault) EthereumPublicKey(path Path) ([]byte, error) {
+	return public(v.DeriveEthereumKey(path))
+}
+
+func public(key *DerivedKey, err error) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
 	key.Wipe()
 	return key.Public, nil
+}
+
+// IdentitySigner returns the signer of a device's identity in a generation, not
+// only the present one: the old key and the new one both sign a hand-over. It
+// is as Signer's. A device or generation above MaxIndex is ErrInvalidPath.
+func (v *Vault) IdentitySigner(device, generation uint32) (crypto.Signer, error) {
+	path, err := IdentityPath(device, generation)
+	if err != nil {
+		return nil, err
+	}
+	return v.Signer(path)
 }
 
 // Signer returns a signer with the Ed25519 key at a path, whose public key is
@@ -222,8 +286,8 @@ func (s *state) unlock(seed []byte) error {
 		wipe.Bytes(seed)
 		return err
 	}
-	held := newSecret(seed)
-	s.seed = &held
+	held, locked := newLockedSecret(seed)
+	s.seed, s.seedLocked = &held, locked
 	return nil
 }
 
@@ -255,18 +319,26 @@ func (s *state) close() {
 	s.sweeps.Wait()
 }
 
-// ed25519 returns a copy of the key at a checked path, and caches the key.
-func (s *state) ed25519(path Path, indices []uint32) (*DerivedKey, error) {
+// key returns a copy of the key at a checked path, and caches the key.
+func (s *state) key(id cacheKey, indices []uint32) (*DerivedKey, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.keyLocked(id, indices)
+}
+
+func (s *state) keyLocked(id cacheKey, indices []uint32) (*DerivedKey, error) {
 	if s.seed == nil {
 		return nil, ErrLocked
 	}
-	id := cacheKey{Ed25519, path}
 	if key := s.cache.get(id); key != nil {
 		return key.clone()
 	}
-	key, err := deriveEd25519(s.seed, indices)
+	var key *DerivedKey
+	var err error
+	useErr := s.seed.use(func(seed []byte) { key, err = deriveKey(id.keyType, seed, indices) })
+	if useErr != nil {
+		return nil, useErr
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDerivation, err)
 	}
@@ -304,25 +376,4 @@ func (s *state) scheduleSweep() {
 		}
 	})
 	s.sweep = timer
-}
-
-func deriveEd25519(seed *secret, indices []uint32) (*DerivedKey, error) {
-	var node []byte
-	var err error
-	useErr := seed.use(func(b []byte) { node, err = slip10.Derive(b, indices) })
-	if useErr != nil {
-		return nil, useErr
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer wipe.Bytes(node)
-	private := slices.Clone(node[:slip10.KeySize])
-	full := ed25519.NewKeyFromSeed(private)
-	defer wipe.Bytes(full)
-	return &DerivedKey{
-		KeyType: Ed25519,
-		Public:  slices.Clone(full[ed25519.SeedSize:]),
-		private: newSecret(private),
-	}, nil
 }

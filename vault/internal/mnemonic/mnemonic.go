@@ -118,18 +118,44 @@ func Parse(text []byte) ([]byte, error) {
 // passphrase is the same as an empty one; it is not trimmed and must be UTF-8.
 // The caller wipes the seed.
 func Seed(phrase, passphrase []byte) ([]byte, error) {
-	if len(passphrase) > MaxPassphrase {
-		return nil, fmt.Errorf("passphrase: %w", ErrTooLong)
-	}
-	if !utf8.Valid(passphrase) {
-		return nil, ErrPassphraseUTF
+	if err := checkPassphrase(passphrase); err != nil {
+		return nil, err
 	}
 	salt := nfkd(passphrase)
 	defer wipe.Bytes(salt)
+	return stretch(phrase, salt), nil
+}
 
-	// One block of PBKDF2, since a seed is as long as the hash. The standard
-	// library's takes the password as a string.
+// SeedAsIs is Seed without NFKD of the passphrase, which BIP-39 does not allow:
+// for seeds that were made so.
+func SeedAsIs(phrase, passphrase []byte) ([]byte, error) {
+	if err := checkPassphrase(passphrase); err != nil {
+		return nil, err
+	}
+	return stretch(phrase, passphrase), nil
+}
+
+func checkPassphrase(passphrase []byte) error {
+	if len(passphrase) > MaxPassphrase {
+		return fmt.Errorf("passphrase: %w", ErrTooLong)
+	}
+	if !utf8.Valid(passphrase) {
+		return ErrPassphraseUTF
+	}
+	return nil
+}
+
+// stretch is one block of PBKDF2, since a seed is as long as the hash. The
+// standard library's takes the password as a string.
+func stretch(phrase, salt []byte) []byte {
+	if len(phrase) > sha512.BlockSize { // as HMAC does, but in a hash that can be wiped
+		h := sha512.New()
+		h.Write(phrase)
+		phrase = h.Sum(nil)
+		wipe.Hash(h)
+	}
 	mac := hmac.New(sha512.New, phrase)
+	defer wipe.Hash(mac)
 	mac.Write([]byte("mnemonic"))
 	mac.Write(salt)
 	mac.Write([]byte{0, 0, 0, 1})
@@ -142,7 +168,7 @@ func Seed(phrase, passphrase []byte) ([]byte, error) {
 		mac.Sum(block[:0])
 		subtle.XORBytes(seed, seed, block)
 	}
-	return seed, nil
+	return seed
 }
 
 func validCount(words int) bool {

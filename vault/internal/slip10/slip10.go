@@ -45,6 +45,7 @@ func Derive(seed []byte, path []uint32) ([]byte, error) {
 	mac := hmac.New(sha512.New, []byte("ed25519 seed"))
 	mac.Write(seed)
 	mac.Sum(node[:0])
+	wipe.Hash(mac)
 	data := make([]byte, 1+KeySize+4) // 0x00 ‖ k ‖ be32(index)
 	defer wipe.Bytes(data)
 	for _, index := range path {
@@ -53,6 +54,7 @@ func Derive(seed []byte, path []uint32) ([]byte, error) {
 		mac = hmac.New(sha512.New, node[KeySize:])
 		mac.Write(data)
 		mac.Sum(node[:0])
+		wipe.Hash(mac)
 	}
 	return node, nil
 }
