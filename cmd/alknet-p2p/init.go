@@ -76,7 +76,6 @@ nowhere and asked for whenever the vault opens.`,
 	flags.IntVar(&f.workFactor, "work-factor", vault.DefaultWorkFactor, "cost of a try at the passphrase, 2^`N`; 15 for a small machine")
 	flags.BoolVar(&f.passphrase.bip39, "bip39-passphrase", false, "ask for a passphrase that belongs to the words")
 	f.passphrase.add(cmd)
-	cmd.MarkFlagsMutuallyExclusive("bip39-passphrase", "bip39-passphrase-file")
 	return cmd
 }
 
@@ -114,6 +113,9 @@ func (a *app) initialise(ctx context.Context, h home, f initFlags) (*vault.Info,
 		if f.wordsFile != "" {
 			_ = os.Remove(f.wordsFile) // the words of no vault
 		}
+		return nil, err
+	}
+	if err := h.restoreHandOvers(ctx, words, options); err != nil {
 		return nil, err
 	}
 	action := "vault.create"

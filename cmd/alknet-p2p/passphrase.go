@@ -34,7 +34,6 @@ func (p *passphraseFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&p.file, "passphrase-file", "", "`file` (0600) whose first line is the vault's passphrase")
 	flags.Var(&p.fd, "passphrase-fd", "`descriptor` from which the vault's passphrase is read, 0 for standard input")
 	flags.StringVar(&p.bip39File, "bip39-passphrase-file", "", "`file` (0600) with the passphrase that belongs to the words, if there is one")
-	cmd.MarkFlagsMutuallyExclusive("passphrase-file", "passphrase-fd")
 }
 
 // given reports whether a flag names where the passphrase is.
@@ -51,6 +50,8 @@ const credentialFile = "alknet-p2p.passphrase"
 // credentials of systemd; nil when there is none. The caller clears it.
 func (a *app) passphraseOf(p passphraseFlags) ([]byte, error) {
 	switch {
+	case p.file != "" && p.fd.set:
+		return nil, usagef("--passphrase-file and --passphrase-fd exclude each other")
 	case p.file != "":
 		return vault.ReadPassphraseFile(p.file)
 	case p.usesStdin():
@@ -87,6 +88,8 @@ func (a *app) passphraseOf(p passphraseFlags) ([]byte, error) {
 func (a *app) bip39PassphraseOf(ctx context.Context, p passphraseFlags, twice bool) ([]byte, error) {
 	const prompt = "The passphrase that belongs to the words: "
 	switch {
+	case p.bip39File != "" && p.bip39:
+		return nil, usagef("--bip39-passphrase and --bip39-passphrase-file exclude each other")
 	case p.bip39File != "":
 		return vault.ReadPassphraseFile(p.bip39File)
 	case !p.bip39:

@@ -45,82 +45,95 @@ func readNodeKey(h home, v *vault.Vault) (*nodeKey, error) {
 	return key, err
 }
 
-// unlock opens the vault of a home, with a passphrase from where the flags
-// say, from systemd's credentials, from the system's keyring, or from the
-// person at the terminal. Close it with lock.
-func (a *app) unlock(ctx context.Context, h home, p passphraseFlags) (*vault.Vault, error) {
-	harden()
-	// Whether there is a vault at all, before anybody is asked for its
-	// passphrase; opening it repairs a damaged sidecar.
-	if _, err := vault.ReadInfo(string(h)); err != nil && !errors.Is(err, vault.ErrCorruptFile) {
-		return nil, err
-	}
-	bip39, err := a.bip39PassphraseOf(ctx, p, false)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { clear(bip39) }()
-	open := func(passphrase []byte) (*vault.Vault, error) {
-		v, err := vault.Open(string(h), passphrase, bip39)
-		if errors.Is(err, vault.ErrBIP39PassphraseMissing) && a.interactive() {
-			p.bip39 = true
-			if bip39, err = a.bip39PassphraseOf(ctx, p, false); err == nil {
-				v, err = vault.Open(string(h), passphrase, bip39)
-			}
-		}
-		clear(passphrase)
-		if ctx.Err() == nil {
-			a.audit(h, "vault.unlock", "", err)
-		}
-		return v, err
-	}
-	passphrase, err := a.passphraseOf(p)
-	if err != nil {
-		return nil, err
-	}
-	if passphrase != nil {
-		return open(passphrase)
-	}
-	if passphrase := a.fromKeyring(ctx, h); passphrase != nil {
-		v, err := open(passphrase)
-		if !errors.Is(err, vault.ErrWrongPassphrase) {
-			return v, err
-		}
-		a.tellf("The passphrase in the system's keyring does not open this vault.")
-	}
-	if !a.interactive() {
-		return nil, failf(exitNoDaemon, codeVaultLocked,
-			"the vault is locked and there is no terminal to ask for its passphrase: give --passphrase-file FILE")
-	}
-	return a.unlockByHand(ctx, open)
-}
-
-// tries is how often a person may type the passphrase; each one after the
-// first takes a second longer than the one before.
-const tries = 3
-
-func (a *app) unlockByHand(ctx context.Context, open func([]byte) (*vault.Vault, error)) (*vault.Vault, error) {
-	for try := 1; ; try++ {
-		passphrase, err := a.secretLine(ctx, "Passphrase of the vault: ")
-		if err != nil {
-			return nil, err
-		}
-		v, err := open(passphrase)
-		wrong := errors.Is(err, vault.ErrWrongPassphrase) || errors.Is(err, vault.ErrPassphrase)
-		if !wrong || try == tries {
-			return v, err
-		}
-		a.tellf("That is not it.")
-		select {
-		case <-time.After(time.Duration(try) * time.Second):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
+// unlock opens the vault of a home. Close it with lock.
+func (a *app) unlock(ctx context.Context, h home, p passphraseFlags) (v *vault.Vault, err error) {
+	err = a.withPassphrase(ctx, h, p, func(passphrase, bip39 []byte) (err error) {
+		v, err = vault.Open(string(h), passphrase, bip39)
+		return err
+	})
+	return v, err
 }
 
 // lock wipes an open vault.
 func (a *app) lock(h home, v *vault.Vault) {
 	_ = v.Close() // never fails
 	a.audit(h, "vault.lock", "", nil)
+}
+
+// withPassphrase lets use have the passphrase of the vault file and, if there
+// is one, that of its words. The former comes from where the flags say, else
+// from systemd's credentials, else from the system's keyring, else from the
+// person at the terminal, who may try again when use says that it is wrong.
+func (a *app) withPassphrase(ctx context.Context, h home, p passphraseFlags, use func(passphrase, bip39 []byte) error) error {
+	harden()
+	// Whether there is a vault at all, before anybody is asked for its
+	// passphrase; opening it repairs a damaged sidecar.
+	if _, err := vault.ReadInfo(string(h)); err != nil && !errors.Is(err, vault.ErrCorruptFile) {
+		return err
+	}
+	bip39, err := a.bip39PassphraseOf(ctx, p, false)
+	if err != nil {
+		return err
+	}
+	defer func() { clear(bip39) }()
+	try := func(passphrase []byte) error {
+		defer clear(passphrase)
+		err := use(passphrase, bip39)
+		if errors.Is(err, vault.ErrBIP39PassphraseMissing) && a.interactive() {
+			p.bip39 = true
+			if bip39, err = a.bip39PassphraseOf(ctx, p, false); err == nil {
+				err = use(passphrase, bip39)
+			}
+		}
+		if ctx.Err() == nil {
+			a.audit(h, "vault.unlock", "", err)
+		}
+		return err
+	}
+	passphrase, err := a.passphraseOf(p)
+	if err != nil {
+		return err
+	}
+	if passphrase != nil {
+		return try(passphrase)
+	}
+	if passphrase := a.fromKeyring(ctx, h); passphrase != nil {
+		err := try(passphrase)
+		if !isWrong(err) {
+			return err
+		}
+		a.tellf("The passphrase in the system's keyring does not open this vault.")
+	}
+	if !a.interactive() {
+		return failf(exitNoDaemon, codeVaultLocked,
+			"the vault is locked and there is no terminal to ask for its passphrase: give --passphrase-file FILE")
+	}
+	return a.tryByHand(ctx, try)
+}
+
+// tries is how often a person may type the passphrase; each one after the
+// first waits a second longer than the one before.
+const tries = 3
+
+func (a *app) tryByHand(ctx context.Context, try func(passphrase []byte) error) error {
+	for n := 1; ; n++ {
+		passphrase, err := a.secretLine(ctx, "Passphrase of the vault: ")
+		if err != nil {
+			return err
+		}
+		if err := try(passphrase); !isWrong(err) || n == tries {
+			return err
+		}
+		a.tellf("That is not it.")
+		select {
+		case <-time.After(time.Duration(n) * time.Second):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// isWrong reports whether a passphrase was the fault.
+func isWrong(err error) bool {
+	return errors.Is(err, vault.ErrWrongPassphrase) || errors.Is(err, vault.ErrPassphrase)
 }

@@ -23,7 +23,7 @@ system's keyring if vault passwd --keyring put it there, else from the terminal.
 		Args: noArgs,
 		RunE: needCommand,
 	}
-	cmd.AddCommand(newVaultShow(a), newVaultVerify(a))
+	cmd.AddCommand(newVaultShow(a), newVaultVerify(a), newVaultRotateIdentity(a))
 	return cmd
 }
 
@@ -143,7 +143,6 @@ need that.`,
 	flags.StringVar(&file, "words-file", "-", "`file` (0600) with the words, - for the terminal or standard input")
 	flags.BoolVar(&p.bip39, "bip39-passphrase", false, "ask for the passphrase that belongs to the words")
 	flags.StringVar(&p.bip39File, "bip39-passphrase-file", "", "`file` (0600) with the passphrase that belongs to the words")
-	cmd.MarkFlagsMutuallyExclusive("bip39-passphrase", "bip39-passphrase-file")
 	return cmd
 }
 
