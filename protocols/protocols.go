@@ -123,6 +123,8 @@ var (
 	ErrProtocolNotSupported = errors.New("protocol not supported by the peer")
 	// ErrNoHandler: this node does not serve the ALPN itself.
 	ErrNoHandler = errors.New("no handler for the protocol")
+	// ErrNotAdmitted: this node admits no sessions of the peer for the ALPN.
+	ErrNotAdmitted = errors.New("peer is not admitted")
 	// ErrWrongPeer: the key that answered is not the peer that was asked for
 	// by name (NODE-52).
 	ErrWrongPeer = errors.New("the key belongs to another peer")

@@ -29,9 +29,10 @@ func TestNODE1ALPNForm(t *testing.T) {
 		"a\x00b":                 "visible ASCII",
 		"café":                   "visible ASCII",
 		strings.Repeat("a", 256): "longer",
-		"alknet/relay":           "transport",
-		"alknet/admit":           "transport",
-		"alknet/addr":            "transport",
+		"alknet/relay":           "not for handlers",
+		"alknet/admit":           "not for handlers",
+		"alknet/addr":            "not for handlers",
+		"alknet/hand-over":       "not for handlers",
 	} {
 		require.ErrorContains(t, new(protocols.HandlerRegistry).Register(idle(alpn)), why, alpn)
 	}

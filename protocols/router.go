@@ -32,6 +32,12 @@ type RouterConfig struct {
 	Registry *HandlerRegistry
 	// Provider recognises peers; nil recognises nobody.
 	Provider auth.Provider
+	// Admission says who may have sessions for an ALPN at this moment; nil, and
+	// "", is everyone. Where strangers may not, their streams are reset with
+	// CodeUnauthorised.
+	Admission func(alpn string) auth.Admit
+	// Tickets tells which strangers a ticket has let in all the same; nil, none.
+	Tickets auth.Tickets
 	// Logger; nil is silent.
 	Logger *slog.Logger
 	// DrainTimeout is how long Shutdown lets handlers finish; 0 = 2 s.
@@ -95,6 +101,7 @@ type routed struct {
 	source *peerSource
 	key    sessionKey
 	auth   auth.Context
+	asked  bool // this node opened the session, so it may be a stranger's
 	since  time.Time
 	end    chan ending // asks the session's own goroutine to close it
 }
@@ -185,7 +192,9 @@ func (r *Router) Open(ctx context.Context, p peer.ID, alpn string, expect auth.P
 		if err := r.config.Host.Connect(ctx, p); err != nil {
 			return nil, fmt.Errorf("connect to %s: %w", p, err)
 		}
-		conn, again, err := r.enter(r.candidate(key, h), h, expect, o)
+		candidate := r.candidate(key, h)
+		candidate.asked = true
+		conn, again, err := r.enter(candidate, h, expect, o)
 		if !again {
 			return conn, err
 		}
@@ -209,6 +218,10 @@ func (r *Router) Dispatch(conn Connection, fingerprint string) error {
 	}
 	e := newRouted(conn, r.recognise(fingerprint, conn.ALPN(), conn.RemoteAddr()))
 	e.own, _ = conn.(*session)
+	if !r.admitted(e) {
+		_ = conn.Close(CodeUnauthorised, "not admitted")
+		return fmt.Errorf("dispatch %s: %w", conn.ALPN(), ErrNotAdmitted)
+	}
 
 	r.mu.Lock()
 	if r.closing || !r.started {
@@ -240,9 +253,11 @@ func (r *Router) Sessions() []SessionInfo {
 }
 
 // Recheck resolves the peers of all sessions again, after the registry was
-// reloaded, and closes those whose identity is gone or another one, with
-// CodeUnauthorised (NODE-28): a session never keeps rights that were taken
-// away, and the next one has the new ones. It does not wait for the closing.
+// reloaded or a ticket revoked, and closes those whose identity is gone or
+// another one, or who are not admitted any more, with CodeUnauthorised
+// (NODE-28): a session never keeps rights that were taken away, and the next one
+// has the new ones. What runs in it is cancelled; sessions whose rights are the
+// same notice nothing. It does not wait for the closing.
 func (r *Router) Recheck() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -349,7 +364,11 @@ func (r *Router) inbound(h ProtocolHandler, alpn string, st network.Stream) {
 	key := sessionKey{st.Conn().RemotePeer(), alpn}
 	code, refused := r.deliver(key, nil, nil, st)
 	if refused && code == 0 {
-		code, refused = r.deliver(key, r.candidate(key, h), h, st)
+		if candidate := r.candidate(key, h); r.admitted(candidate) {
+			code, refused = r.deliver(key, candidate, h, st)
+		} else {
+			code = CodeUnauthorised
+		}
 	}
 	if refused {
 		r.log.Debug("stream refused", "peer", key.peer, "protocol", alpn, "code", code)
@@ -406,15 +425,43 @@ func (r *Router) recognise(fingerprint, alpn, addr string) auth.Context {
 		c.PeerName = auth.PeerName(c.Identity.ID)
 	} else {
 		c.PeerName = auth.PeerName(uuid.NewString())
+		if !r.open(alpn) {
+			c.Guest = &auth.Identity{ID: guestID, Scopes: []string{}, Resources: map[string][]string{}, Only: []string{}}
+		}
 	}
 	return c
 }
 
-// recheck asks a session to end if its peer is not who it was.
+// guestID names all guests alike: what one may do is in its tickets.
+const guestID = "guest"
+
+// open reports whether anyone may have sessions for the ALPN.
+func (r *Router) open(alpn string) bool {
+	if r.config.Admission == nil {
+		return true
+	}
+	a := r.config.Admission(alpn)
+	return a == "" || a == auth.AdmitOpen
+}
+
+// admitted reports whether the session's peer may have it: it is in the
+// registry, anyone may, this node asked it, or a ticket lets it in.
+func (r *Router) admitted(e *routed) bool {
+	if e.auth.Identity != nil || e.asked || r.open(e.auth.ALPN) {
+		return true
+	}
+	return r.config.Tickets != nil && e.auth.Fingerprint != "" && r.config.Tickets.Guest(e.auth.Fingerprint)
+}
+
+// recheck asks a session to end if its peer is not who it was, or has not the
+// rights any more that it began with.
 func (r *Router) recheck(e *routed) {
 	was, now := e.auth.Identity, r.resolve(e.auth.Fingerprint)
-	if (now == nil) != (was == nil) || now != nil && !now.Equal(*was) {
+	switch {
+	case (now == nil) != (was == nil) || now != nil && !now.Equal(*was):
 		e.ask(CodeUnauthorised, "identity changed")
+	case now == nil && e.auth.Guest == nil && !r.open(e.auth.ALPN), !r.admitted(e):
+		e.ask(CodeUnauthorised, "not admitted any more")
 	}
 }
 
