@@ -38,6 +38,8 @@ const (
 	codeExists      = "EXISTS"
 	codeCorrupt     = "VAULT_CORRUPT"
 	codeWrongWords  = "WRONG_WORDS"
+	codeNoSecret    = "NO_CREDENTIAL"
+	codeIncomplete  = "INCOMPLETE"
 	codeRunning     = "ALREADY_RUNNING"
 	codePortTaken   = "PORT_TAKEN"
 	codeTimeout     = "TIMEOUT"
@@ -132,6 +134,13 @@ func localFailure(err error) *failure {
 		code = codeCorrupt
 	case errors.Is(err, vault.ErrNoVault):
 		code = codeNoVault
+	case errors.Is(err, vault.ErrNoCredential):
+		code = codeNoSecret
+	case errors.Is(err, vault.ErrExists):
+		code = codeExists
+	case errors.Is(err, vault.ErrCredentialName), errors.Is(err, vault.ErrInvalidPath),
+		errors.Is(err, vault.ErrWorkFactor), errors.Is(err, vault.ErrPassphrase):
+		exit, code = exitUsage, codeUsage
 	case errors.Is(err, peerfile.ErrInvalid):
 		exit, code = exitUsage, codeConfig
 	case errors.Is(err, transport.ErrBind) && !errors.Is(err, os.ErrPermission):

@@ -81,7 +81,9 @@ nowhere and asked for whenever the vault opens.`,
 
 // initialise makes the vault of a home.
 func (a *app) initialise(ctx context.Context, h home, f initFlags) (*vault.Info, error) {
-	harden()
+	if err := vault.HardenProcess(); err != nil {
+		return nil, err
+	}
 	if info, err := vault.ReadInfo(string(h)); err == nil {
 		return nil, failf(exitFailed, codeExists, "there is a vault in %s already, of %s", h, info.Identity)
 	}

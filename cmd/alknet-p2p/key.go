@@ -23,19 +23,53 @@ func newKeyAnswer(info *vault.Info, ticket *string) keyAnswer {
 	return keyAnswer{NodeKey: info.Identity, PeerID: info.PeerID, Ticket: ticket, Device: info.Device}
 }
 
+// keyFlags are the choices of key.
+type keyFlags struct {
+	qr         bool
+	device     uint32
+	path       string
+	passphrase passphraseFlags
+}
+
 func newKey(a *app) *cobra.Command {
-	var qr bool
+	var f keyFlags
 	cmd := &cobra.Command{
 		Use:   "key",
 		Short: "Print this node's key in every form",
 		Long: `Prints the public key of this node: its peers dial it by that. It needs no
 passphrase. The ticket, which also says where the node can be found now, is
-there while the node runs.`,
+there while the node runs.
+
+With --device or --path it opens the vault and prints another public key of the
+same words: the key a node with that device index has, or the key at any path,
+in the forms that programs ask for.`,
+		Example: `  alknet-p2p key --qr
+  alknet-p2p key --device 1
+  alknet-p2p key --path "m/74'/0'/1'/0'"`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			h, err := a.home()
 			if err != nil {
 				return err
+			}
+			device := cmd.Flags().Changed("device")
+			switch {
+			case device && f.path != "":
+				return usagef("--device and --path exclude each other")
+			case device:
+				path, err := vault.DevicePath(f.device)
+				if err != nil {
+					return usagef("--device: %s", err)
+				}
+				return a.keyAt(cmd.Context(), h, path, f)
+			case f.path != "":
+				path, err := vault.ParsePath(f.path)
+				if err != nil {
+					return usagef("--path: %s", err)
+				}
+				return a.keyAt(cmd.Context(), h, path, f)
+			case f.passphrase.given():
+				return usagef("a passphrase is for --device and --path: this node's own key needs none")
 			}
 			info, err := vault.ReadInfo(string(h))
 			if err != nil {
@@ -50,13 +84,17 @@ there while the node runs.`,
 				if ticket != nil {
 					fmt.Fprintf(w, "ticket    %s\n", *ticket)
 				}
-				if qr {
+				if f.qr {
 					printQR(w, info.Identity)
 				}
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&qr, "qr", false, "print the key as a QR code too")
+	flags := cmd.Flags()
+	flags.BoolVar(&f.qr, "qr", false, "print the key as a QR code too")
+	flags.Uint32Var(&f.device, "device", 0, "the first key of the node with this `index` instead")
+	flags.StringVar(&f.path, "path", "", "the public key at this derivation `path` instead")
+	f.passphrase.add(cmd)
 	return cmd
 }
 

@@ -65,7 +65,9 @@ func (a *app) lock(h home, v *vault.Vault) {
 // from systemd's credentials, else from the system's keyring, else from the
 // person at the terminal, who may try again when use says that it is wrong.
 func (a *app) withPassphrase(ctx context.Context, h home, p passphraseFlags, use func(passphrase, bip39 []byte) error) error {
-	harden()
+	if err := vault.HardenProcess(); err != nil {
+		return err
+	}
 	// Whether there is a vault at all, before anybody is asked for its
 	// passphrase; opening it repairs a damaged sidecar.
 	if _, err := vault.ReadInfo(string(h)); err != nil && !errors.Is(err, vault.ErrCorruptFile) {

@@ -34,6 +34,7 @@ type vaultAnswer struct {
 	Device      uint32 `json:"device"`
 	Generation  uint32 `json:"generation"`
 	Path        string `json:"path"`
+	Next        string `json:"next"` // commitment to the next key, see vault rotate-identity
 	KeyVersion  uint32 `json:"key_version"`
 	Credentials int    `json:"credentials"`
 	Keyring     bool   `json:"keyring"` // whether the system's keyring has the passphrase
@@ -64,6 +65,7 @@ func newVaultShow(a *app) *cobra.Command {
 					{"device", fmt.Sprint(answer.Device)},
 					{"generation", fmt.Sprint(answer.Generation)},
 					{"path", answer.Path},
+					{"next key", answer.Next},
 					{"key version", fmt.Sprint(answer.KeyVersion)},
 					{"credentials", fmt.Sprint(answer.Credentials)},
 					{"in the keyring", keyring},
@@ -82,9 +84,14 @@ func describeVault(h home) (*vaultAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
+	credentials, err := vault.NewCredentialStore(string(h)).List()
+	if err != nil {
+		return nil, err
+	}
 	return &vaultAnswer{
 		Identity: info.Identity, PeerID: info.PeerID, Device: info.Device, Generation: info.Generation,
-		Path: string(path), KeyVersion: info.KeyVersion, Keyring: isTaken(h.keyring()),
+		Path: string(path), Next: info.Next, KeyVersion: info.KeyVersion,
+		Credentials: len(credentials), Keyring: isTaken(h.keyring()),
 	}, nil
 }
 
@@ -102,7 +109,9 @@ need that.`,
   alknet-p2p vault verify < words`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			harden()
+			if err := vault.HardenProcess(); err != nil {
+				return err
+			}
 			h, err := a.home()
 			if err != nil {
 				return err

@@ -1,6 +1,0 @@
-//go:build !unix
-
-package main
-
-// harden does nothing here: there are no core dumps to forbid.
-func harden() {}
