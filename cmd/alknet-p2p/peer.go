@@ -22,7 +22,7 @@ every change at once: a peer that loses a right loses its running calls too.`,
 	}
 	cmd.AddCommand(
 		newPeerAdd(a), newPeerLs(a), newPeerShow(a), newPeerRm(a), newPeerAllow(a), newPeerDeny(a),
-		newPeerRename(a), newPeerRotate(a), newPeerEnable(a, true), newPeerEnable(a, false),
+		newPeerRename(a), newPeerRotate(a), newPeerFollow(a), newPeerEnable(a, true), newPeerEnable(a, false),
 	)
 	return cmd
 }

@@ -34,6 +34,8 @@ type runningNode struct {
 	peers   *auth.Peers
 	watcher *peerfile.Watcher
 	log     *slog.Logger
+	stop    context.CancelFunc
+	wg      sync.WaitGroup
 
 	mu      sync.Mutex
 	applied *auth.Config // what the open sessions were checked against
@@ -53,7 +55,12 @@ func startNode(ctx context.Context, h home, cfg *config, f nodeFlags, key *nodeK
 	if err != nil {
 		return nil, err
 	}
-	n, err := node.New(cfg.node(h, f, key, peers, log))
+	ncfg := cfg.node(h, f, key, peers, log)
+	if ncfg.HandOvers, err = h.handOvers(key.generation); err != nil {
+		return nil, err
+	}
+	ncfg.Successions = &fileSuccessions{home: h, log: log, reload: func() error { return peerfile.Reload(h.peers(), peers) }}
+	n, err := node.New(ncfg)
 	if err != nil {
 		return nil, failf(exitUsage, codeConfig, "%s", err)
 	}
@@ -69,6 +76,9 @@ func startNode(ctx context.Context, h home, cfg *config, f nodeFlags, key *nodeK
 		_ = n.Close()
 		return nil, err
 	}
+	ends, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	r.stop = cancel
+	r.wg.Go(func() { r.endKeys(ends) })
 	return r, nil
 }
 
@@ -117,6 +127,8 @@ func (c *config) node(h home, f nodeFlags, key *nodeKey, peers *auth.Peers, log 
 
 // close stops the node (NODE-14).
 func (r *runningNode) close() error {
+	r.stop()
+	r.wg.Wait()
 	r.watcher.Close()
 	return r.Close()
 }
