@@ -23,7 +23,8 @@ system's keyring if vault passwd --keyring put it there, else from the terminal.
 		Args: noArgs,
 		RunE: needCommand,
 	}
-	cmd.AddCommand(newVaultShow(a), newVaultVerify(a), newVaultRotateIdentity(a))
+	cmd.AddCommand(newVaultShow(a), newVaultVerify(a), newVaultPasswd(a), newVaultExportKit(a),
+		newVaultSeal(a), newVaultOpen(a), newVaultLs(a), newVaultRm(a), newVaultRotate(a), newVaultRotateIdentity(a))
 	return cmd
 }
 
