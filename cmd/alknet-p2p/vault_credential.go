@@ -159,11 +159,11 @@ func newVaultLs(a *app) *cobra.Command {
 			return a.show(map[string][]row{"credentials": rows}, func(w *bytes.Buffer) {
 				lines := [][]string{{"NAME", "KEY VERSION"}}
 				for _, r := range rows {
-					version := fmt.Sprint(r.KeyVersion)
+					sealedWith := fmt.Sprint(r.KeyVersion)
 					if r.KeyVersion == 0 {
-						version = "damaged"
+						sealedWith = "damaged"
 					}
-					lines = append(lines, []string{r.Name, version})
+					lines = append(lines, []string{r.Name, sealedWith})
 				}
 				table(w, lines)
 			})
