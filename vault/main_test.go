@@ -21,20 +21,39 @@ type keyVector struct {
 	PeerID                                               string `json:"peer_id"`
 }
 
-// keyVectors are the project's vectors, all of the phrase about.
-func keyVectors(t testing.TB) []keyVector {
+// vectors are the project's own, all of the phrase about.
+type vectors struct {
+	Mnemonic string
+	Keys     []keyVector
+	AES      []struct {
+		Passphrase, Private string
+		Version             uint32
+	}
+	Ethereum  struct{ Path, Private, Public string }
+	Encrypted struct {
+		Plaintext string
+		Sealed    []json.RawMessage
+	}
+	Legacy struct {
+		Sealed   json.RawMessage
+		Identity string
+	}
+}
+
+func projectVectors(t testing.TB) *vectors {
 	t.Helper()
 	data, err := os.ReadFile("testdata/keys.json")
 	require.NoError(t, err)
-	var file struct {
-		Mnemonic string
-		Keys     []keyVector
-	}
+	var file vectors
 	require.NoError(t, json.Unmarshal(data, &file))
 	require.Equal(t, about, file.Mnemonic)
 	require.Len(t, file.Keys, 8)
-	return file.Keys
+	require.Len(t, file.AES, 4)
+	require.Len(t, file.Encrypted.Sealed, 2)
+	return &file
 }
+
+func keyVectors(t testing.TB) []keyVector { return projectVectors(t).Keys }
 
 func parse(t testing.TB, text string) *vault.Mnemonic {
 	t.Helper()
