@@ -281,6 +281,7 @@ func (h *Host) Close() error {
 	h.mu.Unlock()
 	defer close(h.finished)
 	h.farewell()
+	h.drain()
 	if h.cancel != nil {
 		h.cancel()
 	}
@@ -310,6 +311,18 @@ func (h *Host) Close() error {
 	}
 	h.wg.Wait()
 	return errors.Join(errs...)
+}
+
+// drain lets the clients of a relay move to others before it closes (PATH-27).
+func (h *Host) drain() {
+	if h.server == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	if err := h.server.Drain(ctx); err != nil {
+		h.log.Debug("relay clients did not move", "err", err)
+	}
 }
 
 // farewell closes the magic connections while there are links to relays to

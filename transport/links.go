@@ -28,6 +28,7 @@ const RelayProtocol protocol.ID = "/alknet/relay"
 const (
 	maxKnown      = 64              // relays this node may choose its homes from
 	firstLinkWait = 5 * time.Second // for a link, by a dial begun before there was one
+	drainTimeout  = 2 * time.Second // for the clients of a relay to find others
 )
 
 // links joins the pool of relay links with the host that dials them and the
@@ -62,6 +63,7 @@ func (l *links) start() {
 		},
 		OnPeerGone: l.h.socket.PeerGone,
 		OnLink:     l.changed,
+		OnDraining: l.h.socket.LinkDraining,
 		OnWelcome:  l.welcomed,
 		OnHomes: func([]relay.Key) {
 			l.homed.notify()

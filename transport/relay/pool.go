@@ -23,6 +23,7 @@ const (
 	maxCandidates  = 5 // relays tried and measured side by side
 	maxForeign     = 32
 	idleAfter      = time.Minute
+	drainedAfter   = 500 * time.Millisecond // without a frame, when the relay is going down
 	deniedHold     = 5 * time.Minute
 	dialTimeout    = 10 * time.Second
 	firstRedial    = 100 * time.Millisecond
@@ -61,6 +62,10 @@ type PoolConfig struct {
 	// errors.As finds a *GoAwayError where the relay sent us away. The calls
 	// come one after another; frames may come before the first.
 	OnLink func(relay Key, up bool, reason error)
+	// OnDraining hears that a relay is going down. Its link carries frames until
+	// none has come for half a second and another home is up, or the relay ends
+	// it.
+	OnDraining func(relay Key)
 	// OnWelcome gets what a relay said first, before OnLink.
 	OnWelcome func(relay Key, w Welcome)
 	// OnHomes hears that other relays were chosen as homes, best first. The
@@ -386,7 +391,11 @@ func (p *Pool) decide(now time.Time) time.Duration {
 	p.mu.Unlock()
 
 	for _, l := range idle {
-		l.fail(ErrClosed)
+		if l.Draining() {
+			l.fail(&GoAwayError{Reason: GoAwayDraining})
+		} else {
+			l.fail(ErrClosed)
+		}
 	}
 	if changed && p.cfg.OnHomes != nil {
 		p.cfg.OnHomes(homes)
@@ -600,8 +609,15 @@ func (p *Pool) dialCandidates(now time.Time, candidates []*slot, at *schedule) {
 func (p *Pool) closeIdle(now time.Time, at *schedule) []*poolLink {
 	var idle []*poolLink
 	for key, s := range p.slots {
+		home := slices.Contains(p.homes, key)
 		switch {
-		case slices.Contains(p.homes, key):
+		case s.link != nil && s.link.Draining() && (!home || p.otherHome(key)):
+			if end := s.link.idleSince().Add(drainedAfter); now.Before(end) {
+				at.add(end)
+			} else {
+				idle = append(idle, s.link)
+			}
+		case home:
 		case s.link != nil:
 			if end := s.link.idleSince().Add(idleAfter); now.Before(end) {
 				at.add(end)
@@ -620,6 +636,11 @@ func (p *Pool) closeIdle(now time.Time, at *schedule) []*poolLink {
 		idle = append(idle, l)
 	}
 	return idle
+}
+
+// otherHome says that a home beside that one can be used.
+func (p *Pool) otherHome(key Key) bool {
+	return slices.ContainsFunc(p.homes, func(o Key) bool { return o != key && p.slots[o].link.usable() })
 }
 
 // startDial begins an attempt. Called with mu held, while not closed.
@@ -672,7 +693,15 @@ func (p *Pool) open(ctx context.Context, relay Key, mode Mode) (*poolLink, Welco
 				p.cfg.OnFrame(relay, from, kind, ecn, payload)
 			}
 		},
-		OnGoAway: func(GoAwayReason) { p.nudge() },
+		OnGoAway: func(reason GoAwayReason) {
+			if reason == GoAwayDraining {
+				l.touch() // for what is under way
+				if p.cfg.OnDraining != nil {
+					p.cfg.OnDraining(relay)
+				}
+			}
+			p.nudge()
+		},
 		Logger:   p.log,
 	}
 	if f := p.cfg.OnPeerGone; f != nil {

@@ -390,16 +390,38 @@ func TestPATH27DrainingRelay(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		drain(p.links)
 		drained := make(chan error, 1)
-		go func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-			defer cancel()
-			drained <- n.server(key(1)).Drain(ctx)
-		}()
+		go func() { drained <- n.server(key(1)).Drain(context.Background()) }()
 		time.Sleep(100 * time.Millisecond)
 		require.Equal(t, []byte{2, 3}, p.up(), "moved before it closes")
 		require.Equal(t, []string{"3 true"}, drain(p.links), "and without a gap")
 		require.NoError(t, p.Send(key(1), key(9), relay.FrameData, 0, nil), "and can still use it")
-		<-drained
+		time.Sleep(400 * time.Millisecond)
+		none(t, drained)
+		time.Sleep(200 * time.Millisecond)
+		require.NoError(t, get(t, drained), "it leaves when nothing comes any more")
+		require.Equal(t, []string{"1 false"}, drain(p.links))
+		for _, h := range p.Homes() {
+			if h.Key == key(1) {
+				requireGoAway(t, h.Err, relay.GoAwayDraining)
+			}
+		}
+	})
+}
+
+// A client that has no other relay keeps the link to the end.
+func TestPATH27DrainingOnlyRelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		n.add(key(1), time.Millisecond, relay.ServerConfig{})
+		told := make(chan relay.Key, 1)
+		p := n.pool(func(cfg *relay.PoolConfig) { cfg.OnDraining = func(k relay.Key) { told <- k } })
+		p.SetKnown([]relay.Key{key(1)})
+		time.Sleep(time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		require.ErrorIs(t, n.server(key(1)).Drain(ctx), context.DeadlineExceeded)
+		require.Equal(t, key(1), get(t, told))
+		require.NoError(t, p.Send(key(1), key(9), relay.FrameData, 0, nil))
 	})
 }
 

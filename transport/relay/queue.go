@@ -13,6 +13,10 @@ const writeChunk = 32 << 10
 // maxControl bounds the control frames waiting in a queue.
 const maxControl = 64
 
+// markAfter is how long a packet whose sender understands ECN may wait before
+// it is marked: that he sends less is better than that more is dropped.
+const markAfter = 10 * time.Millisecond
+
 // queueLimits bound a queue (PATH-26). What is over them is dropped, oldest
 // first.
 type queueLimits struct {
@@ -50,6 +54,15 @@ type item struct {
 	buf *[maxWire]byte
 	n   int
 	at  time.Time
+}
+
+// mark says that there was congestion on the way (RFC 3168, section 5), if the
+// packet's ECN mark says that its sender wants to know.
+func (it item) mark() {
+	const flags = lengthSize + headerSize - 1
+	if it.buf[flags]&ECNMask != 0 {
+		it.buf[flags] |= ECNMask
+	}
 }
 
 type flow struct {
@@ -187,10 +200,14 @@ func (q *queue) take(dst []byte, limit int, now time.Time) (out []byte, frames i
 			if !ok {
 				break
 			}
-			if now.Sub(it.at) > q.limits.age {
+			wait := now.Sub(it.at)
+			if wait > q.limits.age {
 				buffers.Put(it.buf)
 				q.old.Add(1)
 				continue
+			}
+			if wait > markAfter {
+				it.mark()
 			}
 			fl.credit -= it.n
 			dst = emit(dst, it)

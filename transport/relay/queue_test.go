@@ -181,3 +181,20 @@ func TestPATH26WritesAreAsLargeAsTheStreamIsFast(t *testing.T) {
 	write(1<<30, time.Second)
 	require.Equal(t, writeChunk, p.size, "and large again")
 }
+
+// PATH-26: what waits is marked before it is dropped, where the sender
+// understands that (RFC 3168).
+func TestPATH26WaitingIsMarked(t *testing.T) {
+	q, now := newTestQueue(wide), time.Now()
+	for ecn := range byte(4) {
+		q.put(Key{1}, Frame{Type: FrameData, Flags: ecn}, now)
+	}
+	for ecn := range byte(4) {
+		q.put(Key{1}, Frame{Type: FrameData, Flags: ecn}, now.Add(10*time.Millisecond))
+	}
+	var marks []byte
+	for _, f := range q.takeAll(t, now.Add(11*time.Millisecond)) {
+		marks = append(marks, f.Flags)
+	}
+	require.Equal(t, []byte{0, 3, 3, 3, 0, 1, 2, 3}, marks)
+}

@@ -302,6 +302,17 @@ func (p *peer) lost(id path.ID, reason string, retry bool) {
 	p.wake()
 }
 
+// leave ends a path that is about to end by itself, if another one works.
+func (p *peer) leave(id path.ID) {
+	p.mu.Lock()
+	other := slices.ContainsFunc(p.machine.IDs(), func(o path.ID) bool { return o != id && p.machine.State(o) == path.Valid })
+	if other {
+		p.machine.Lost(p.s.time(p.s.now()), id, "relay is going down", false)
+		p.apply()
+	}
+	p.mu.Unlock()
+}
+
 // apply carries out what the machine decided. The caller holds p.mu.
 func (p *peer) apply() {
 	now := p.s.now()

@@ -377,6 +377,16 @@ func (s *Socket) LinkUp(via relay.Key) {
 	}
 }
 
+// LinkDraining tells that the relay is about to go down. Peers that have another
+// way are sent to over that from now on; what they still send over this relay is
+// taken until its link ends.
+func (s *Socket) LinkDraining(via relay.Key) {
+	id := path.ID{Relay: via}
+	for _, p := range s.index.Load().byKey {
+		p.leave(id)
+	}
+}
+
 // LinkDown tells that the link to the relay is gone.
 func (s *Socket) LinkDown(via relay.Key) {
 	id := path.ID{Relay: via}
