@@ -48,6 +48,8 @@ const (
 	successionLookup = 10 * time.Second // for one peer
 )
 
+var errGeneration = errors.New("the new key is not of a later generation")
+
 // succession follows the identities of peers from key to key, and shows this
 // node's own succession to them. It owns one cancel and one WaitGroup.
 type succession struct {
@@ -208,7 +210,11 @@ func (s *succession) take(h *discovery.HandOver) bool {
 		if !ok || !e.Enabled || !slices.Contains(e.Fingerprints, old) {
 			continue
 		}
-		if err := h.Follows(next); err != nil {
+		err := h.Follows(next)
+		if g, known := s.host.Generation(h.Old); err == nil && known && h.Generation <= g {
+			err = errGeneration
+		}
+		if err != nil {
 			s.log.Warn("hand-over refused", "peer", e.PeerName, "err", err)
 			return false
 		}

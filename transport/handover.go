@@ -25,6 +25,18 @@ func (h *Host) Commitment(ctx context.Context, p peer.ID) (next [32]byte, ok boo
 	return next, false
 }
 
+// Generation is that of p in the last address record known of it.
+func (h *Host) Generation(p peer.ID) (generation uint32, ok bool) {
+	if !h.running() {
+		return 0, false
+	}
+	r := h.disc.Latest(p)
+	if r == nil {
+		return 0, false
+	}
+	return r.Generation, true
+}
+
 // FindHandOver looks for the hand-over to the key behind a commitment, at relays
 // and in the DHT; nil when there is none.
 func (h *Host) FindHandOver(ctx context.Context, commitment [32]byte) (*discovery.HandOver, error) {
