@@ -12,24 +12,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"time"
-
-	"github.com/gofrs/flock"
 
 	"github.com/alkdev/alknet-p2p/protocols/auth"
+	"github.com/alkdev/alknet-p2p/protocols/auth/internal/lockfile"
 )
 
 const (
 	// Name is the file's name in the node's home.
 	Name = "peers.json"
 
-	maxBytes  = 16 << 20
-	fileMode  = 0o600
-	lockRetry = 20 * time.Millisecond
+	maxBytes = 16 << 20
 )
 
 // ErrInvalid is matched by the errors of a file that is not a valid registry,
@@ -45,20 +37,14 @@ func (e invalid) Unwrap() []error { return []error{ErrInvalid, e.error} }
 // is not valid is an error that matches ErrInvalid, as in `peers.json:7:5: auth.peers[0].scopes[1]
 // (worker-a): is empty`, through which errors.As finds the *auth.FieldError.
 func Load(path string) (*auth.Config, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	text, err := lockfile.Read(path, maxBytes)
+	switch {
+	case errors.Is(err, lockfile.ErrTooLarge):
+		return nil, invalid{err}
+	case err != nil:
+		return nil, fmt.Errorf("read peers: %w", err)
+	case text == nil:
 		return new(auth.Config), nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read peers: %w", err)
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxBytes+1))
-	if err != nil {
-		return nil, fmt.Errorf("read peers: %w", err)
-	}
-	if len(text) > maxBytes {
-		return nil, invalid{fmt.Errorf("%s: larger than %d bytes", path, maxBytes)}
 	}
 	cfg, err := auth.ParseConfig(text)
 	if field, ok := errors.AsType[*auth.FieldError](err); ok {
@@ -71,34 +57,23 @@ func Load(path string) (*auth.Config, error) {
 // for other writers until ctx ends. If edit fails or leaves a registry that is
 // not valid, the file stays as it was.
 func Update(ctx context.Context, path string, edit func(*auth.Config) error) error {
-	// The lock is a file of its own: the other is replaced by each write.
-	lock := flock.New(filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".lock"), flock.SetPermissions(fileMode))
-	if _, err := lock.TryLockContext(ctx, lockRetry); err != nil {
-		return fmt.Errorf("lock peers: %w", err)
-	}
-	defer func() { _ = lock.Close() }()
-
-	cfg, err := Load(path)
-	if err != nil {
-		return err
-	}
-	if err := edit(cfg); err != nil {
-		return err
-	}
-	if err := cfg.Validate(); err != nil {
+	err := lockfile.Update(ctx, path, maxBytes, func() ([]byte, error) {
+		cfg, err := Load(path)
+		if err != nil {
+			return nil, err
+		}
+		if err := edit(cfg); err != nil {
+			return nil, err
+		}
+		if err := cfg.Validate(); err != nil {
+			return nil, invalid{fmt.Errorf("peers not changed: %w", err)}
+		}
+		return cfg.Append(nil)
+	})
+	if errors.Is(err, lockfile.ErrTooLarge) && !errors.Is(err, ErrInvalid) {
 		return invalid{fmt.Errorf("peers not changed: %w", err)}
 	}
-	text, err := cfg.Append(nil)
-	if err != nil {
-		return err
-	}
-	if len(text) > maxBytes {
-		return invalid{fmt.Errorf("peers not changed: larger than %d bytes", maxBytes)}
-	}
-	if err := replace(path, text); err != nil {
-		return fmt.Errorf("write peers: %w", err)
-	}
-	return nil
+	return err
 }
 
 // Reload reads the file into peers. If it is not valid peers stays as it was.
@@ -109,3 +84,26 @@ func Reload(path string, peers *auth.Peers) error {
 	}
 	return peers.Reload(cfg)
 }
+
+// Watcher reloads peers when their file changes. It owns one goroutine.
+type Watcher struct{ w *lockfile.Watcher }
+
+// Watch reads the file into peers and does so again whenever it changes,
+// until Close. An error of the first reading is returned; what became of each
+// later one is passed to after, from the Watcher's goroutine: nil when peers
+// has the new registry, else why the old one stays. after may be nil; it must
+// not call Close.
+func Watch(path string, peers *auth.Peers, after func(error)) (*Watcher, error) {
+	if after == nil {
+		after = func(error) {}
+	}
+	w, err := lockfile.Watch(path, func() error { return Reload(path, peers) }, after)
+	if err != nil {
+		return nil, err
+	}
+	return &Watcher{w}, nil
+}
+
+// Close ends the watching and returns after its goroutine has ended. It may
+// be called twice.
+func (w *Watcher) Close() { w.w.Close() }

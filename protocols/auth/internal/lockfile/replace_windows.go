@@ -1,4 +1,4 @@
-package peerfile
+package lockfile
 
 import (
 	"errors"

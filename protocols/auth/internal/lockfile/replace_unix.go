@@ -1,6 +1,6 @@
 //go:build !windows
 
-package peerfile
+package lockfile
 
 import (
 	"path/filepath"

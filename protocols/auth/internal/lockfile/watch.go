@@ -1,4 +1,4 @@
-package peerfile
+package lockfile
 
 import (
 	"errors"
@@ -8,15 +8,16 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
-
-	"github.com/alkdev/alknet-p2p/protocols/auth"
 )
 
 // settle is how long the folder must be quiet before the file is read: an
 // editor makes several changes for one.
 const settle = 50 * time.Millisecond
 
-// Watcher reloads peers when their file changes. It owns one goroutine.
+// longest is how long a file that keeps changing goes unread.
+const longest = 500 * time.Millisecond
+
+// Watcher notices changes of a file. It owns one goroutine.
 type Watcher struct {
 	events *fsnotify.Watcher
 	stop   chan struct{}
@@ -24,32 +25,27 @@ type Watcher struct {
 	done   sync.WaitGroup
 }
 
-// Watch reads the file into peers and does so again whenever it changes,
-// until Close. An error of the first reading is returned; what became of each
-// later one is passed to after, from the Watcher's goroutine: nil when peers
-// has the new registry, else why the old one stays. after may be nil; it must
-// not call Close.
-func Watch(path string, peers *auth.Peers, after func(error)) (*Watcher, error) {
+// Watch calls read, and again whenever the file changes, until Close. An error
+// of the first reading is returned; what became of each later one is passed to
+// after, from the Watcher's goroutine. after must not call Close.
+func Watch(path string, read func() error, after func(error)) (*Watcher, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
-		return nil, fmt.Errorf("watch peers: %w", err)
+		return nil, fmt.Errorf("watch: %w", err)
 	}
 	events, err := fsnotify.NewWatcher()
 	if err != nil {
-		return nil, fmt.Errorf("watch peers: %w", err)
+		return nil, fmt.Errorf("watch: %w", err)
 	}
 	// The folder, for the file itself is replaced by each write.
 	if err := events.Add(filepath.Dir(path)); err != nil {
-		return nil, errors.Join(fmt.Errorf("watch peers: %w", err), events.Close())
+		return nil, errors.Join(fmt.Errorf("watch: %w", err), events.Close())
 	}
-	if err := Reload(path, peers); err != nil {
+	if err := read(); err != nil {
 		return nil, errors.Join(err, events.Close())
 	}
-	if after == nil {
-		after = func(error) {}
-	}
 	w := &Watcher{events: events, stop: make(chan struct{})}
-	w.done.Go(func() { w.run(path, peers, after) })
+	w.done.Go(func() { w.run(path, read, after) })
 	return w, nil
 }
 
@@ -60,10 +56,19 @@ func (w *Watcher) Close() {
 	w.done.Wait()
 }
 
-func (w *Watcher) run(path string, peers *auth.Peers, after func(error)) {
+func (w *Watcher) run(path string, read func() error, after func(error)) {
 	defer func() { _ = w.events.Close() }()
-	quiet := time.NewTimer(0)
+	var (
+		quiet  = time.NewTimer(0)
+		unread time.Time // when the first change came that was not read; zero = none
+	)
 	quiet.Stop()
+	changed := func() {
+		if unread.IsZero() {
+			unread = time.Now()
+		}
+		quiet.Reset(min(settle, max(0, longest-time.Since(unread))))
+	}
 	for {
 		select {
 		case <-w.stop:
@@ -73,18 +78,19 @@ func (w *Watcher) run(path string, peers *auth.Peers, after func(error)) {
 				return
 			}
 			if e.Name == path {
-				quiet.Reset(settle)
+				changed()
 			}
 		case err, ok := <-w.events.Errors:
 			if !ok {
 				return
 			}
 			if !errors.Is(err, fsnotify.ErrEventOverflow) {
-				after(fmt.Errorf("watch peers: %w", err))
+				after(fmt.Errorf("watch: %w", err))
 			}
-			quiet.Reset(settle) // events may be lost: look
+			changed() // events may be lost: look
 		case <-quiet.C:
-			after(Reload(path, peers))
+			unread = time.Time{}
+			after(read())
 		}
 	}
 }

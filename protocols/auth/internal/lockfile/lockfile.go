@@ -1,0 +1,73 @@
+// Package lockfile keeps a small text in a file that several processes read
+// and change: a change is made under a lock and replaces the file at once, so
+// that no reader sees half of it and no writer loses another's, and it is
+// noticed by those who watch.
+package lockfile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/gofrs/flock"
+)
+
+const (
+	fileMode  = 0o600
+	lockRetry = 20 * time.Millisecond
+)
+
+// ErrTooLarge: the text is longer than was allowed.
+var ErrTooLarge = errors.New("larger than allowed")
+
+// Read returns the text, of at most max bytes; nil when there is no file.
+func Read(path string, maxBytes int) ([]byte, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, int64(maxBytes)+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxBytes {
+		return nil, fmt.Errorf("%s: %w: more than %d bytes", path, ErrTooLarge, maxBytes)
+	}
+	if text == nil {
+		text = []byte{}
+	}
+	return text, nil
+}
+
+// Update lets edit make a new text, of at most max bytes, and writes it, mode
+// 0600 and synced, before it returns. It waits for other writers until ctx
+// ends; what edit reads meanwhile nobody changes. When edit fails the file stays
+// as it was. Whatever ends the process, the file is the old one or the new.
+func Update(ctx context.Context, path string, maxBytes int, edit func() ([]byte, error)) error {
+	// The lock is a file of its own: the other is replaced by each write.
+	lock := flock.New(filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".lock"), flock.SetPermissions(fileMode))
+	if _, err := lock.TryLockContext(ctx, lockRetry); err != nil {
+		return fmt.Errorf("lock %s: %w", path, err)
+	}
+	defer func() { _ = lock.Close() }()
+	text, err := edit()
+	if err != nil {
+		return err
+	}
+	if len(text) > maxBytes {
+		return fmt.Errorf("%s: %w: more than %d bytes", path, ErrTooLarge, maxBytes)
+	}
+	if err := replace(path, text); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}

@@ -1,0 +1,56 @@
+package lockfile_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/alkdev/alknet-p2p/protocols/auth/internal/lockfile"
+)
+
+func write(t *testing.T, path, text string) error {
+	t.Helper()
+	return lockfile.Update(t.Context(), path, 16, func() ([]byte, error) { return []byte(text), nil })
+}
+
+func TestReadAndUpdate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	text, err := lockfile.Read(path, 16)
+	require.NoError(t, err)
+	require.Nil(t, text, "there is no file")
+	require.NoError(t, write(t, path, ""))
+	text, err = lockfile.Read(path, 16)
+	require.NoError(t, err)
+	require.NotNil(t, text)
+	require.NoError(t, write(t, path, "one"))
+	require.ErrorIs(t, write(t, path, "more than 16 bytes"), lockfile.ErrTooLarge)
+	failed := errors.New("failed")
+	require.ErrorIs(t, lockfile.Update(t.Context(), path, 16, func() ([]byte, error) { return []byte("x"), failed }), failed)
+	text, err = lockfile.Read(path, 16)
+	require.NoError(t, err)
+	require.Equal(t, "one", string(text))
+	_, err = lockfile.Read(path, 2)
+	require.ErrorIs(t, err, lockfile.ErrTooLarge)
+	_, err = lockfile.Read(filepath.Dir(path), 2)
+	require.Error(t, err)
+}
+
+// A file that never stops changing is read all the same.
+func TestWatchReadsWhileWritten(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	var reads atomic.Int32
+	w, err := lockfile.Watch(path, func() error { reads.Add(1); return nil }, func(error) {})
+	require.NoError(t, err)
+	defer w.Close()
+	require.EqualValues(t, 1, reads.Load())
+	deadline := time.Now().Add(10 * time.Second)
+	for reads.Load() < 3 && time.Now().Before(deadline) {
+		require.NoError(t, os.WriteFile(path, []byte("x"), 0o600))
+	}
+	require.GreaterOrEqual(t, reads.Load(), int32(3))
+}
