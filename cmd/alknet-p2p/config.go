@@ -169,8 +169,6 @@ func (c *config) check() error {
 			return fail("name", "operation %s stands here twice", o.Name)
 		case o.HTTP != "":
 			return fail("http", "operation %s: http is not available yet; use exec", o.Name)
-		case o.Credential != "":
-			return fail("credential", "operation %s: credential is not available yet", o.Name)
 		case o.Exec == nil:
 			return fail("name", "operation %s needs exec", o.Name)
 		}
@@ -214,8 +212,8 @@ func (c *config) operation(i int, log *slog.Logger) (call.Operation, error) {
 	o := &c.Operations[i]
 	cfg := adapt.ExecConfig{
 		Name: o.Name, Argv: o.Exec, Type: o.Type,
-		Input: adapt.ExecInput(o.Input), Output: adapt.ExecOutput(o.Output),
-		Scopes: o.Scopes, Timeout: o.Timeout.Duration,
+		Input: adapt.Input(o.Input), Output: adapt.Output(o.Output),
+		Credential: o.Credential, Scopes: o.Scopes, Timeout: o.Timeout.Duration,
 		MaxOutput: int(o.MaxOutput.bytes), MaxConcurrent: o.MaxConcurrent,
 		Logger: log,
 	}

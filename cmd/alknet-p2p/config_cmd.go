@@ -177,20 +177,20 @@ func (c *config) fillDefaults() error {
 		o.Scopes = ops[i].Spec.Access.RequiredScopes
 		o.Timeout.Duration = ops[i].Timeout
 		if o.Exec != nil {
-			o.Input = cmp.Or(o.Input, string(adapt.ExecInputJSON))
+			o.Input = cmp.Or(o.Input, string(adapt.InputJSON))
 			o.Output = cmp.Or(o.Output, string(defaultOutput(o.Type)))
-			o.MaxOutput.bytes = cmp.Or(o.MaxOutput.bytes, adapt.DefaultExecMaxOutput)
-			o.MaxConcurrent = cmp.Or(o.MaxConcurrent, adapt.DefaultExecMaxConcurrent)
+			o.MaxOutput.bytes = cmp.Or(o.MaxOutput.bytes, adapt.DefaultMaxOutput)
+			o.MaxConcurrent = cmp.Or(o.MaxConcurrent, adapt.DefaultMaxConcurrent)
 		}
 	}
 	return nil
 }
 
-func defaultOutput(t call.OpType) adapt.ExecOutput {
+func defaultOutput(t call.OpType) adapt.Output {
 	if t == call.OpSubscription {
-		return adapt.ExecOutputJSONL
+		return adapt.OutputJSONL
 	}
-	return adapt.ExecOutputJSON
+	return adapt.OutputJSON
 }
 
 // tryOut makes a node of the configuration, with a key that is thrown away, and

@@ -41,7 +41,7 @@ func session(t *testing.T, id *auth.Identity, ops ...call.Operation) *call.Sessi
 
 func TestCalledByAPeer(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "pid")
-	table := sh(t, adapt.ExecConfig{Name: "disk/free", Input: adapt.ExecInputNone, Output: adapt.ExecOutputText}, `echo table`)
+	table := sh(t, adapt.ExecConfig{Name: "disk/free", Input: adapt.InputNone, Output: adapt.OutputText}, `echo table`)
 	hang := sh(t, adapt.ExecConfig{Name: "test/hang", Scopes: []string{}, Timeout: 300 * time.Millisecond}, `echo $$ >"$1"; sleep 100`, file)
 	fail := sh(t, adapt.ExecConfig{Name: "test/fail", Scopes: []string{}}, `exit 4`)
 	known := &auth.Identity{ID: "b", Scopes: []string{"call:disk/free"}}

@@ -1,3 +1,4 @@
-// Package adapt makes operations out of things that are none, so that they are
-// served by the call protocol without a line of Go: so far programs, by [Exec].
+// Package adapt makes operations out of things that are none here: programs, by
+// [Exec]; requests to HTTP services, or schemas alone, by [FromJSONSchema]; the
+// operations of a peer, by [FromCall].
 package adapt

@@ -16,7 +16,7 @@ import (
 )
 
 func TestNoNewPrivileges(t *testing.T) {
-	op := sh(t, adapt.ExecConfig{Output: adapt.ExecOutputText}, `grep NoNewPrivs /proc/self/status`)
+	op := sh(t, adapt.ExecConfig{Output: adapt.OutputText}, `grep NoNewPrivs /proc/self/status`)
 	got, err := once(t.Context(), op, `{}`)
 	require.NoError(t, err)
 	require.Equal(t, `{"text":"NoNewPrivs:\t1\n"}`, got)

@@ -22,13 +22,10 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/alkdev/alknet-p2p/protocols/call"
 	"github.com/alkdev/alknet-p2p/protocols/call/adapt"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // sh makes an operation of a shell script; the shell is the program here, as
 // any other would be.
@@ -54,15 +51,15 @@ func once(ctx context.Context, op call.Operation, input string) (string, error) 
 
 func TestOutputs(t *testing.T) {
 	for _, c := range []struct {
-		output adapt.ExecOutput
+		output adapt.Output
 		script string
 		want   string
 	}{
-		{adapt.ExecOutputJSON, `echo ' {"a": 12345678901234567890, "b": [1]} '`, `{"a":12345678901234567890,"b":[1]}`},
-		{adapt.ExecOutputJSON, `echo 'null'`, `null`},
-		{adapt.ExecOutputText, `printf 'a\nb'`, `{"text":"a\nb"}`},
-		{adapt.ExecOutputText, `printf '\377x'`, "{\"text\":\"\ufffdx\"}"},
-		{adapt.ExecOutputText, `true`, `{"text":""}`},
+		{adapt.OutputJSON, `echo ' {"a": 12345678901234567890, "b": [1]} '`, `{"a":12345678901234567890,"b":[1]}`},
+		{adapt.OutputJSON, `echo 'null'`, `null`},
+		{adapt.OutputText, `printf 'a\nb'`, `{"text":"a\nb"}`},
+		{adapt.OutputText, `printf '\377x'`, "{\"text\":\"\ufffdx\"}"},
+		{adapt.OutputText, `true`, `{"text":""}`},
 	} {
 		got, err := once(t.Context(), sh(t, adapt.ExecConfig{Output: c.output}, c.script), `{}`)
 		require.NoError(t, err, c.script)
@@ -76,7 +73,7 @@ func TestDiskFree(t *testing.T) {
 	require.NoError(t, err)
 	op, err := adapt.Exec(adapt.ExecConfig{
 		Name: "disk/free", Argv: []string{"df", "-P"},
-		Input: adapt.ExecInputNone, Output: adapt.ExecOutputText,
+		Input: adapt.InputNone, Output: adapt.OutputText,
 	})
 	require.NoError(t, err)
 	out, err := op.Handler.Call(t.Context(), &call.Request{Input: json.RawMessage(`{}`)})
@@ -108,7 +105,7 @@ func TestInput(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, `1`, got)
 
-	none := sh(t, adapt.ExecConfig{Input: adapt.ExecInputNone, Output: adapt.ExecOutputText}, `cat`)
+	none := sh(t, adapt.ExecConfig{Input: adapt.InputNone, Output: adapt.OutputText}, `cat`)
 	got, err = once(t.Context(), none, `{}`)
 	require.NoError(t, err)
 	require.Equal(t, `{"text":""}`, got)
@@ -133,13 +130,13 @@ func TestExecFailed(t *testing.T) {
 }
 
 func TestOutputIsBoundedAndChecked(t *testing.T) {
-	within, err := once(t.Context(), sh(t, adapt.ExecConfig{Output: adapt.ExecOutputText, MaxOutput: 4}, `printf 1234`), `{}`)
+	within, err := once(t.Context(), sh(t, adapt.ExecConfig{Output: adapt.OutputText, MaxOutput: 4}, `printf 1234`), `{}`)
 	require.NoError(t, err)
 	require.Equal(t, `{"text":"1234"}`, within)
 
 	for _, op := range []call.Operation{
-		sh(t, adapt.ExecConfig{Output: adapt.ExecOutputText, MaxOutput: 4}, `printf 12345; sleep 100`),
-		sh(t, adapt.ExecConfig{Output: adapt.ExecOutputText}, `yes`),
+		sh(t, adapt.ExecConfig{Output: adapt.OutputText, MaxOutput: 4}, `printf 12345; sleep 100`),
+		sh(t, adapt.ExecConfig{Output: adapt.OutputText}, `yes`),
 	} {
 		_, err := once(t.Context(), op, `{}`)
 		require.ErrorIs(t, err, call.ErrInternal)
@@ -160,7 +157,7 @@ func TestCredential(t *testing.T) {
 		return op.Handler.Call(t.Context(), &call.Request{Input: json.RawMessage(`{}`), Capabilities: caps})
 	}
 	text := func(cfg adapt.ExecConfig, script string) string {
-		cfg.Output, cfg.Input = adapt.ExecOutputText, adapt.ExecInputNone
+		cfg.Output, cfg.Input = adapt.OutputText, adapt.InputNone
 		out, err := with(sh(t, cfg, script), caps)
 		require.NoError(t, err)
 		b, err := json.Marshal(out)
@@ -185,7 +182,7 @@ func TestCredential(t *testing.T) {
 
 func TestNothingIsInherited(t *testing.T) {
 	t.Setenv("ALKNET_SECRET", "42")
-	got, err := once(t.Context(), sh(t, adapt.ExecConfig{Output: adapt.ExecOutputText}, `exec env`), `{}`)
+	got, err := once(t.Context(), sh(t, adapt.ExecConfig{Output: adapt.OutputText}, `exec env`), `{}`)
 	require.NoError(t, err)
 	require.NotContains(t, got, "ALKNET_SECRET")
 	require.NotContains(t, got, "PATH=/usr/local/go")
@@ -198,13 +195,13 @@ func TestNothingIsInherited(t *testing.T) {
 	leaky, err := syscall.Dup(int(file.Fd()))
 	require.NoError(t, err)
 	defer syscall.Close(leaky)
-	op, err := adapt.Exec(adapt.ExecConfig{Name: "fd/list", Argv: []string{"ls", "/dev/fd/"}, Output: adapt.ExecOutputText})
+	op, err := adapt.Exec(adapt.ExecConfig{Name: "fd/list", Argv: []string{"ls", "/dev/fd/"}, Output: adapt.OutputText})
 	require.NoError(t, err)
 	got, err = once(t.Context(), op, `{}`)
 	require.NoError(t, err)
 	require.Equal(t, `{"text":"0\n1\n2\n3\n"}`, got, "the fourth is ls's own")
 
-	got, err = once(t.Context(), sh(t, adapt.ExecConfig{Output: adapt.ExecOutputText}, `pwd`), `{}`)
+	got, err = once(t.Context(), sh(t, adapt.ExecConfig{Output: adapt.OutputText}, `pwd`), `{}`)
 	require.NoError(t, err)
 	require.Equal(t, `{"text":"/\n"}`, got)
 }
@@ -212,7 +209,7 @@ func TestNothingIsInherited(t *testing.T) {
 func TestConcurrency(t *testing.T) {
 	dir := t.TempDir()
 	gate := filepath.Join(dir, "gate")
-	op := sh(t, adapt.ExecConfig{Output: adapt.ExecOutputText, MaxConcurrent: 2},
+	op := sh(t, adapt.ExecConfig{Output: adapt.OutputText, MaxConcurrent: 2},
 		`echo >"$1/$$"; until [ -e "$2" ]; do sleep 0.01; done`, dir, gate)
 	var wg sync.WaitGroup
 	for range 2 {
@@ -246,7 +243,7 @@ func TestCancel(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "pid")
-			op := sh(t, adapt.ExecConfig{Output: adapt.ExecOutputText}, script, file)
+			op := sh(t, adapt.ExecConfig{Output: adapt.OutputText}, script, file)
 			ctx, cancel := context.WithCancelCause(t.Context())
 			done := make(chan error, 1)
 			go func() { _, err := once(ctx, op, `{}`); done <- err }()
@@ -265,7 +262,7 @@ func TestCancel(t *testing.T) {
 // the group but kept the pipes holds the call open.
 func TestNothingIsLeftBehind(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "pid")
-	op := sh(t, adapt.ExecConfig{Output: adapt.ExecOutputText}, `sleep 100 & echo $$ >"$1"; echo done`, file)
+	op := sh(t, adapt.ExecConfig{Output: adapt.OutputText}, `sleep 100 & echo $$ >"$1"; echo done`, file)
 	got, err := once(t.Context(), op, `{}`)
 	require.NoError(t, err)
 	require.Equal(t, `{"text":"done\n"}`, got)
@@ -274,7 +271,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	if _, err := exec.LookPath("setsid"); err != nil {
 		t.Skip("no setsid on this system")
 	}
-	op = sh(t, adapt.ExecConfig{Output: adapt.ExecOutputText}, `setsid sleep 100 & echo $! >"$1"; echo done`, file)
+	op = sh(t, adapt.ExecConfig{Output: adapt.OutputText}, `setsid sleep 100 & echo $! >"$1"; echo done`, file)
 	at := time.Now()
 	got, err = once(t.Context(), op, `"`+strings.Repeat("x", 200_000)+`"`)
 	require.NoError(t, err)
@@ -313,7 +310,7 @@ func TestSubscription(t *testing.T) {
 	short.MaxOutput = 8
 	items, err = collect(sh(t, short, `echo 1; echo 123456789; sleep 100`))
 	require.Equal(t, []string{`1`}, items)
-	require.ErrorContains(t, err, "a line of the program exceeds 8 bytes")
+	require.ErrorContains(t, err, "a line of the output exceeds 8 bytes")
 
 	// What the program wrote before it ended reaches a slow subscriber.
 	slow := 0
@@ -351,7 +348,7 @@ func TestSubscriptionEndsItsGroup(t *testing.T) {
 func TestStandardErrorIsLoggedWithinBounds(t *testing.T) {
 	var log bytes.Buffer
 	op := sh(t, adapt.ExecConfig{
-		Name: "noisy/op", Output: adapt.ExecOutputText,
+		Name: "noisy/op", Output: adapt.OutputText,
 		Logger: slog.New(slog.NewJSONHandler(&log, nil)),
 	}, `echo 'it broke' >&2; yes 0123456789 | head -c 1000000 >&2; echo fine`)
 	got, err := once(t.Context(), op, `{}`)
@@ -384,8 +381,8 @@ func TestRefusals(t *testing.T) {
 		`Type: type "stream"`:          {Argv: []string{"sh"}, Type: "stream"},
 		`Input: input "xml"`:           {Argv: []string{"sh"}, Input: "xml"},
 		`Output: output "xml"`:         {Argv: []string{"sh"}, Output: "xml"},
-		`Output: output jsonl`:         {Argv: []string{"sh"}, Output: adapt.ExecOutputJSONL},
-		`Output: output "text"`:        {Argv: []string{"sh"}, Output: adapt.ExecOutputText, Type: call.OpSubscription},
+		`Output: output jsonl`:         {Argv: []string{"sh"}, Output: adapt.OutputJSONL},
+		`Output: output "text"`:        {Argv: []string{"sh"}, Output: adapt.OutputText, Type: call.OpSubscription},
 		"Timeout: timeout":             {Argv: []string{"sh"}, Timeout: -1},
 		"MaxOutput: max output":        {Argv: []string{"sh"}, MaxOutput: -1},
 		"MaxConcurrent: max":           {Argv: []string{"sh"}, MaxConcurrent: -1},
@@ -400,12 +397,12 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestSpec(t *testing.T) {
-	op := sh(t, adapt.ExecConfig{Name: "disk/free", Input: adapt.ExecInputNone, Output: adapt.ExecOutputText}, `true`)
+	op := sh(t, adapt.ExecConfig{Name: "disk/free", Input: adapt.InputNone, Output: adapt.OutputText}, `true`)
 	require.Equal(t, call.OpQuery, op.Spec.Type)
 	require.Equal(t, call.External, op.Spec.Visibility)
 	require.Equal(t, []string{"call:disk/free"}, op.Spec.Access.RequiredScopes)
 	require.Error(t, op.Spec.Access.Check(nil), "one scope is required")
-	require.Equal(t, adapt.DefaultExecTimeout, op.Timeout)
+	require.Equal(t, adapt.DefaultTimeout, op.Timeout)
 
 	open := sh(t, adapt.ExecConfig{Scopes: []string{}}, `true`)
 	require.NoError(t, open.Spec.Access.Check(nil), "anyone")

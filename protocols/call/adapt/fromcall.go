@@ -19,7 +19,7 @@ import (
 const (
 	importWidth   = 8        // schemas asked for at a time (CALL-91)
 	maxImported   = 4096     // operations of one peer
-	maxImportSize = 32 << 20 // bytes of their specs
+	maxImportSize = 16 << 20 // bytes of their specs
 )
 
 // ForwardIdentity is what a peer is told of the caller on whose behalf its

@@ -420,7 +420,7 @@ func TestCALL94MalformedPeers(t *testing.T) {
 		"spec of unknown type": {good, spec("a/b", "event", ""), adapt.SchemaParse},
 		"spec twice":           {good, spec("a/b", "query", `,"name":"a/b"`), adapt.SchemaParse},
 		"no spec":              {good, responded(`null`), adapt.SchemaParse},
-		"spec too large":       {good, responded(`{"name":"a/b","op_type":"query","input_schema":{"description":"` + strings.Repeat("x", 33<<20) + `"}}`), adapt.SchemaParse},
+		"spec too large":       {good, responded(`{"name":"a/b","op_type":"query","input_schema":{"description":"` + strings.Repeat("x", 17<<20) + `"}}`), adapt.SchemaParse},
 		"bad visibility":       {good, spec("a/b", "query", `,"visibility":"secret"`), adapt.SchemaParse},
 		"nobody":               {[2]string{"call.aborted", `{}`}, good, adapt.DiscoveryFailed},
 	} {
