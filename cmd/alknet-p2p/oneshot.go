@@ -47,7 +47,7 @@ func (a *app) withNode(ctx context.Context, f targetFlags, do func(peerNode) err
 		return err
 	}
 	defer unlock()
-	key, err := a.openVault(ctx, h, f.passphrase)
+	key, err := a.openVault(ctx, h, f.passphrase, cfg)
 	if err != nil {
 		return err
 	}

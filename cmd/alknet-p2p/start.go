@@ -55,6 +55,9 @@ func startNode(ctx context.Context, h home, cfg *config, f nodeFlags, key *nodeK
 	if err != nil {
 		return nil, err
 	}
+	for i, o := range cfg.Operations {
+		ops[i].Capabilities = key.lent[o.Credential]
+	}
 	ncfg := cfg.node(h, f, key, peers, log)
 	if ncfg.HandOvers, err = h.handOvers(key.generation); err != nil {
 		return nil, err

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"runtime"
 	"time"
 
+	"github.com/alkdev/alknet-p2p/protocols/call"
 	"github.com/alkdev/alknet-p2p/vault"
 )
 
@@ -14,17 +16,30 @@ type nodeKey struct {
 	private    ed25519.PrivateKey
 	next       ed25519.PublicKey
 	generation uint32
+	lent       map[string]call.Capabilities // to operations, by credential
 }
 
 // openVault opens the vault of the home for as long as it takes to derive the
-// node's key.
-func (a *app) openVault(ctx context.Context, h home, p passphraseFlags) (*nodeKey, error) {
+// node's key and to open the credentials that the operations of c need: the
+// seed is gone before the node starts.
+func (a *app) openVault(ctx context.Context, h home, p passphraseFlags, c *config) (*nodeKey, error) {
+	if err := c.checkCredentials(h); err != nil {
+		return nil, err
+	}
 	v, err := a.unlock(ctx, h, p)
 	if err != nil {
 		return nil, err
 	}
 	defer a.lock(h, v)
-	return readNodeKey(h, v)
+	if runtime.GOOS == "linux" && !v.MemoryLocked() {
+		a.sayf("Warning: the seed may be swapped out while the vault opens: the limit on locked memory is used up (ulimit -l).")
+	}
+	key, err := readNodeKey(h, v)
+	if err != nil {
+		return nil, err
+	}
+	key.lent, err = a.openCredentials(h, v, c)
+	return key, err
 }
 
 func readNodeKey(h home, v *vault.Vault) (*nodeKey, error) {

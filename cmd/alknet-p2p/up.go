@@ -79,7 +79,7 @@ func (a *app) up(ctx context.Context, f upFlags) error {
 		return err
 	}
 	defer unlock()
-	key, err := a.openVault(ctx, h, f.passphrase)
+	key, err := a.openVault(ctx, h, f.passphrase, cfg)
 	if err != nil {
 		return err
 	}
