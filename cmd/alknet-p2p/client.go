@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 
 	json2 "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -33,7 +35,14 @@ func newClient(h home) *client {
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
-			return d.DialContext(ctx, "unix", path)
+			c, err := d.DialContext(ctx, "unix", path)
+			if err != nil {
+				return nil, err
+			}
+			if err := checkServer(path, c); err != nil {
+				return nil, errors.Join(failf(exitFailed, codeFailed, "control socket: %s", err), c.Close())
+			}
+			return c, nil
 		},
 	}}}
 }
@@ -141,7 +150,12 @@ func (c *client) notRunning(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	}
 	var op *net.OpError
-	if !errors.As(err, &op) || op.Op != "dial" {
+	switch dial := errors.As(err, &op) && op.Op == "dial"; {
+	case dial && errors.Is(err, fs.ErrPermission):
+		return failf(exitDenied, codeForbidden, "the node on %s is another user's", c.home)
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return failf(exitDenied, codeForbidden, "the node on %s hung up: it answers its owner, and no program that an operation runs", c.home)
+	case !dial:
 		return err
 	}
 	return failf(exitNoDaemon, codeNoDaemon, "no node is running on %s; start one: alknet-p2p --home %s up", c.home, quote(string(c.home)))

@@ -82,7 +82,7 @@ func serveControl(h home, n peerNode, reload func() (*reloadReport, error), log 
 	}
 	go func() {
 		defer close(s.done)
-		_ = s.http.Serve(sameUser{listener}) // ends with Close
+		_ = s.http.Serve(listener) // ends with Close
 	}()
 	return s, nil
 }
