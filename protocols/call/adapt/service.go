@@ -197,7 +197,10 @@ func (s *service) value(ctx context.Context, r *call.Request) (any, error) {
 		return nil, err
 	}
 	value := jsontext.Value(bytes.TrimSpace(out))
-	if !value.IsValid() {
+	switch {
+	case len(value) == 0 && s.provenance == call.FromJSONSchema:
+		return nil, nil // an answer without a body
+	case !value.IsValid():
 		return nil, errNotJSON()
 	}
 	return json.RawMessage(value), nil
