@@ -133,12 +133,19 @@ func (a *app) withPassphrase(ctx context.Context, h home, p passphraseFlags, use
 const tries = 3
 
 func (a *app) tryByHand(ctx context.Context, try func(passphrase []byte) error) error {
-	for n := 1; ; n++ {
+	return a.tryThrice(ctx, func() error {
 		passphrase, err := a.secretLine(ctx, "Passphrase of the vault: ")
 		if err != nil {
 			return err
 		}
-		if err := try(passphrase); !isWrong(err) || n == tries {
+		return try(passphrase)
+	})
+}
+
+func (a *app) tryThrice(ctx context.Context, try func() error) error {
+	for n := 1; ; n++ {
+		err := try()
+		if !isWrong(err) || n == tries {
 			return err
 		}
 		a.tellf("That is not it.")
