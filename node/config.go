@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/alkdev/alknet-p2p/protocols/auth"
+	"github.com/alkdev/alknet-p2p/protocols/call"
 	"github.com/alkdev/alknet-p2p/transport"
 	"github.com/alkdev/alknet-p2p/transport/discovery"
 )
@@ -71,6 +72,11 @@ type Config struct {
 	// CallTimeout is the deadline of a call that names none, 30 s when zero;
 	// MaxCallTimeout is the longest a caller may ask for, 5 min when zero.
 	CallTimeout, MaxCallTimeout time.Duration
+	// Overlays gives the operations of agent sessions; nil is none.
+	Overlays call.OverlaySource
+	// Routing is how call.PeerAny chooses among peers; the zero value takes the
+	// first that has the operation.
+	Routing call.Routing
 	// Logger is silent when nil.
 	Logger *slog.Logger
 }

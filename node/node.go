@@ -54,6 +54,7 @@ type Node struct {
 	mu         sync.Mutex
 	started    bool
 	closed     bool
+	imports    []*Import
 	succession *succession // nil when there is nothing to follow or show
 }
 
@@ -87,6 +88,7 @@ func New(cfg Config) (*Node, error) {
 		registry: new(protocols.HandlerRegistry),
 		calls: call.New(call.Config{
 			Provider: cfg.Peers, Timeout: cfg.CallTimeout, MaxTimeout: cfg.MaxCallTimeout, Logger: cfg.Logger,
+			Overlays: cfg.Overlays, Routing: cfg.Routing, RTT: rttOf(host),
 		}),
 	}
 	if n.network == "" {
@@ -156,16 +158,29 @@ func (n *Node) Close() error {
 	n.mu.Lock()
 	n.closed = true
 	succession := n.succession
+	imports := n.imports
 	n.mu.Unlock()
 	var errs []error
 	if succession != nil {
 		succession.Close()
 	}
+	for _, im := range imports {
+		_ = im.Close()
+	}
+	// A handler that ignores its context is left behind at last.
+	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.DrainTimeout+closeGrace)
+	defer cancel()
 	if router := n.router.Load(); router != nil {
-		// A handler that ignores its context is left behind at last.
-		ctx, cancel := context.WithTimeout(context.Background(), n.cfg.DrainTimeout+closeGrace)
-		defer cancel()
 		errs = append(errs, router.Shutdown(ctx))
+	}
+	composed := make(chan struct{})
+	go func() {
+		defer close(composed)
+		_ = n.calls.Close()
+	}()
+	select {
+	case <-composed:
+	case <-ctx.Done():
 	}
 	errs = append(errs, n.host.Close())
 	return errors.Join(errs...)

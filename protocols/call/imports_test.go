@@ -396,7 +396,7 @@ func TestAwait(t *testing.T) {
 		h := newHub(t, call.Config{})
 		found := make(chan *call.Session, 1)
 		go func() {
-			s, err := h.Await(t.Context(), "r1")
+			s, err := h.Await(t.Context(), "r1", nil)
 			require.NoError(t, err)
 			found <- s
 		}()
@@ -404,12 +404,14 @@ func TestAwait(t *testing.T) {
 		first := h.join(named("r1"))
 		require.Same(t, first.imports, <-found)
 		second := h.join(named("r1"))
-		s, err := h.Await(t.Context(), "r1")
+		s, err := h.Await(t.Context(), "r1", first.imports)
 		require.NoError(t, err)
 		require.Same(t, second.imports, s)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, err = h.Await(ctx, "r3")
+		_, err = h.Await(ctx, "r3", nil)
+		require.ErrorIs(t, err, call.ErrTimeout)
+		_, err = h.Await(ctx, "r1", second.imports)
 		require.ErrorIs(t, err, call.ErrTimeout)
 	})
 }

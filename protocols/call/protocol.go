@@ -171,15 +171,20 @@ func (p *Protocol) Session(ctx context.Context, conn protocols.Connection) (*Ses
 	}
 }
 
-// Await returns a session with the peer of that name, waiting until there is
-// one, whichever side opens it; of several, the newest.
-func (p *Protocol) Await(ctx context.Context, name auth.PeerName) (*Session, error) {
+// Await returns the newest session with the peer of that name, waiting until
+// there is one that began later than after, whichever side opened it; a nil
+// after is any.
+func (p *Protocol) Await(ctx context.Context, name auth.PeerName, after *Session) (*Session, error) {
 	for {
 		var found *Session
 		p.mu.Lock()
+		latest := uint64(0)
+		if after != nil {
+			latest = after.number
+		}
 		for _, s := range p.sessions {
-			if s.peer.PeerName == name && (found == nil || s.number > found.number) {
-				found = s
+			if s.peer.PeerName == name && s.number > latest {
+				found, latest = s, s.number
 			}
 		}
 		if found == nil && p.arrived == nil {
