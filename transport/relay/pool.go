@@ -702,7 +702,7 @@ func (p *Pool) open(ctx context.Context, relay Key, mode Mode) (*poolLink, Welco
 			}
 			p.nudge()
 		},
-		Logger:   p.log,
+		Logger: p.log,
 	}
 	if f := p.cfg.OnPeerGone; f != nil {
 		cfg.OnPeerGone = func(peer Key) { f(relay, peer) }

@@ -13,9 +13,14 @@ const writeChunk = 32 << 10
 // maxControl bounds the control frames waiting in a queue.
 const maxControl = 64
 
-// markAfter is how long a packet whose sender understands ECN may wait before
-// it is marked: that he sends less is better than that more is dropped.
-const markAfter = 10 * time.Millisecond
+// A packet whose sender understands ECN is marked when all packets of the last
+// markWithin waited longer than markAfter (as RFC 8289 decides to drop): that he
+// sends less is better than that what he sends comes late or is dropped. A burst
+// is no reason.
+const (
+	markAfter  = 10 * time.Millisecond
+	markWithin = 100 * time.Millisecond
+)
 
 // queueLimits bound a queue (PATH-26). What is over them is dropped, oldest
 // first.
@@ -46,7 +51,8 @@ type queue struct {
 	spare   *flow       // an empty one for the next pair, with its memory
 	frames  int
 	bytes   int
-	last    bool // a GoAway is in, after which nothing follows
+	late    time.Time // since when every frame waited longer than markAfter; zero: they do not
+	last    bool      // a GoAway is in, after which nothing follows
 }
 
 // item is one frame in its wire form.
@@ -206,7 +212,11 @@ func (q *queue) take(dst []byte, limit int, now time.Time) (out []byte, frames i
 				q.old.Add(1)
 				continue
 			}
-			if wait > markAfter {
+			if wait <= markAfter {
+				q.late = time.Time{}
+			} else if q.late.IsZero() {
+				q.late = now
+			} else if now.Sub(q.late) >= markWithin {
 				it.mark()
 			}
 			fl.credit -= it.n

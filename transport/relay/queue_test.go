@@ -182,19 +182,28 @@ func TestPATH26WritesAreAsLargeAsTheStreamIsFast(t *testing.T) {
 	require.Equal(t, writeChunk, p.size, "and large again")
 }
 
-// PATH-26: what waits is marked before it is dropped, where the sender
-// understands that (RFC 3168).
+// PATH-26: where packets wait for longer than a burst they are marked before
+// they are dropped, if their sender understands that (RFC 3168).
 func TestPATH26WaitingIsMarked(t *testing.T) {
 	q, now := newTestQueue(wide), time.Now()
-	for ecn := range byte(4) {
-		q.put(Key{1}, Frame{Type: FrameData, Flags: ecn}, now)
+	marks := func(wait time.Duration) (marks []byte) {
+		for ecn := range byte(4) {
+			q.put(Key{1}, Frame{Type: FrameData, Flags: ecn}, now.Add(-wait))
+		}
+		for _, f := range q.takeAll(t, now) {
+			marks = append(marks, f.Flags)
+		}
+		return marks
 	}
-	for ecn := range byte(4) {
-		q.put(Key{1}, Frame{Type: FrameData, Flags: ecn}, now.Add(10*time.Millisecond))
-	}
-	var marks []byte
-	for _, f := range q.takeAll(t, now.Add(11*time.Millisecond)) {
-		marks = append(marks, f.Flags)
-	}
-	require.Equal(t, []byte{0, 3, 3, 3, 0, 1, 2, 3}, marks)
+	const long, short = 11 * time.Millisecond, 10 * time.Millisecond
+	asSent, marked := []byte{0, 1, 2, 3}, []byte{0, 3, 3, 3}
+	require.Equal(t, asSent, marks(long), "a burst")
+	now = now.Add(99 * time.Millisecond)
+	require.Equal(t, asSent, marks(long))
+	now = now.Add(time.Millisecond)
+	require.Equal(t, marked, marks(long))
+	now = now.Add(time.Second)
+	require.Equal(t, marked, marks(long))
+	require.Equal(t, asSent, marks(short), "over")
+	require.Equal(t, asSent, marks(long))
 }

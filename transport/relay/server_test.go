@@ -92,7 +92,7 @@ func write(t *testing.T, s io.Writer, parts ...[]byte) {
 	}
 }
 
-func TestHostileFrames(t *testing.T) {
+func TestPATH25HostileFrames(t *testing.T) {
 	for name, raw := range map[string][]byte{
 		"length zero":      {0, 0, 1},
 		"length too small": {0, 33, 1},
@@ -111,6 +111,63 @@ func TestHostileFrames(t *testing.T) {
 			require.Zero(t, w.server.Stats().Clients, name)
 		})
 	}
+}
+
+// PATH-25: a frame cut short ends the link when the stream ends, or after the
+// silence that ends any other; what came before it was passed on.
+func TestPATH25TruncatedFrames(t *testing.T) {
+	for _, ends := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, relay.ServerConfig{})
+			_, in := w.link(key(2))
+			s := w.raw(key(1), hello())
+			write(t, s, frame(t, relay.Frame{Type: relay.FrameData, Key: key(2), Payload: []byte("whole")}))
+			half := frame(t, relay.Frame{Type: relay.FrameData, Key: key(2), Payload: []byte("half")})
+			write(t, s, half[:len(half)-1])
+			start := time.Now()
+			if ends {
+				require.NoError(t, s.Close())
+				require.ErrorIs(t, get(t, w.served), io.ErrUnexpectedEOF)
+			} else {
+				require.Error(t, get(t, w.served))
+				require.Equal(t, 20*time.Second, time.Since(start))
+			}
+			require.Equal(t, "whole", get(t, in.frames).payload)
+			none(t, in.frames)
+			require.Equal(t, 1, w.server.Stats().Clients)
+		})
+	}
+}
+
+// PATH-27: of two sources that send to one client as fast as they can, and
+// faster than it reads, each gets its share; one that sends little loses
+// nothing.
+func TestPATH27FairnessOverTheRelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, relay.ServerConfig{Rate: relay.NoLimit})
+		slow := w.raw(key(9), hello())
+		loud, loud2, quiet := w.raw(key(1), hello()), w.raw(key(2), hello()), w.raw(key(3), hello())
+		payload := make([]byte, 1200)
+		flood := func(s io.Writer, n int) {
+			for range n {
+				write(t, s, frame(t, relay.Frame{Type: relay.FrameData, Key: key(9), Payload: payload}))
+			}
+		}
+		got := map[relay.Key]int{}
+		for range 50 {
+			flood(loud, 40)
+			flood(loud2, 10)
+			flood(quiet, 1)
+			synctest.Wait()
+			for range 11 {
+				got[readFrame(t, slow).Key]++
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		require.InDelta(t, 50, got[key(3)], 2, "the quiet one got through")
+		require.InDelta(t, got[key(1)], got[key(2)], 30, "the loud ones alike")
+		require.NotZero(t, w.server.Stats().DroppedOld+w.server.Stats().DroppedFull)
+	})
 }
 
 func TestHostileHellos(t *testing.T) {
@@ -344,7 +401,7 @@ func TestPATH27GlobalRate(t *testing.T) {
 }
 
 // A sender that floods one target with many keys is held in bounds.
-func TestManyTargets(t *testing.T) {
+func TestPATH27ManyTargets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, relay.ServerConfig{Rate: relay.NoLimit})
 		s := w.raw(key(1), hello())
@@ -453,7 +510,7 @@ func TestPATH27OpenRelay(t *testing.T) {
 	})
 }
 
-func TestMaxClients(t *testing.T) {
+func TestPATH27MaxClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, relay.ServerConfig{MaxClients: 2, Known: func(k relay.Key) bool { return k[0] >= 8 }})
 		first, _ := w.link(key(1))
