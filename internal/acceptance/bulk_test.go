@@ -58,6 +58,11 @@ func TestPATH26BulkBesideEcho(t *testing.T) {
 			require.Greater(t, rate, 0.5*line, "the transfer fills the line")
 
 			begin := report.Started
+			for _, trip := range report.Trips {
+				if trip.Took > 2*limit {
+					t.Logf("%s relative to the kill: echo of %s", trip.At.Sub(killed).Round(time.Millisecond), trip.Took.Round(time.Millisecond))
+				}
+			}
 			base := tripsBetween(report, begin.Add(quiet/2), begin.Add(quiet))
 			before := tripsBetween(report, begin.Add(quiet+settle), killed.Add(-limit*2)) // those then under way are lost
 			after := tripsBetween(report, killed.Add(settle), killed.Add(settle+look))

@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -41,10 +42,13 @@ type roamer struct {
 	log   string
 	done  chan struct{}
 	err   error
+	proc  *os.Process
+	errs  *syncBuffer
 
 	mu     sync.Mutex
 	paths  []roamPath
 	report *roamReport
+	took   *dialled
 }
 
 func newRoamer(t *testing.T, host *natlab.Host, cfg roamConfig) *roamer {
@@ -61,12 +65,13 @@ func newRoamer(t *testing.T, host *natlab.Host, cfg roamConfig) *roamer {
 	require.NoError(t, err)
 	cmd := host.Command(context.Background(), self, "-roam.node="+string(text))
 	errs := &syncBuffer{}
-	cmd.Stderr = errs
+	r.errs, cmd.Stderr = errs, errs
 	r.stdin, err = cmd.StdinPipe()
 	require.NoError(t, err)
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
+	r.proc = cmd.Process
 	ready := make(chan struct{})
 	go func() {
 		defer close(r.done)
@@ -84,6 +89,8 @@ func newRoamer(t *testing.T, host *natlab.Host, cfg roamConfig) *roamer {
 				r.paths = append(r.paths, *line.Path)
 			case line.Report != nil:
 				r.report = line.Report
+			case line.Dialled != nil:
+				r.took = line.Dialled
 			}
 			r.mu.Unlock()
 		}
@@ -99,6 +106,9 @@ func newRoamer(t *testing.T, host *natlab.Host, cfg roamConfig) *roamer {
 	select {
 	case <-ready:
 	case <-r.done:
+		if cfg.Dial {
+			break
+		}
 		t.Fatalf("%s did not start: %v %s", host.Name(), r.err, errs)
 	}
 	return r
@@ -117,6 +127,8 @@ func (r *roamer) end() *roamReport {
 	require.NotNil(r.t, r.report)
 	return r.report
 }
+
+func (r *roamer) signal(s os.Signal) error { return r.proc.Signal(s) }
 
 // path is the present path.
 func (r *roamer) path() roamPath {
@@ -268,27 +280,34 @@ func TestPATH18NothingBreaks(t *testing.T) {
 	}
 }
 
-// The home relay that carries everything dies, by SIGKILL, as a black hole, or
-// for one of the peers alone: the other home takes over (PATH-28, PATH-29).
+// The home relay that carries everything dies, by SIGKILL, as a black hole, for
+// one of the peers alone, by losing the frames of one peer while its links stay
+// up, or in order (PATH-27): the other home takes over (PATH-28, PATH-29).
 func TestPATH28RelayDeath(t *testing.T) {
 	const settle = 5 * time.Second
 	for _, death := range []struct {
 		name  string
 		bound time.Duration
-		event func(lab *natlab.Lab, relay string) error
+		event func(lab *natlab.Lab, relay, a *roamer) error
 	}{
-		{"SIGKILL", 2 * time.Second, func(lab *natlab.Lab, relay string) error { return lab.Kill(relay) }},
-		{"black hole", 3 * time.Second, func(lab *natlab.Lab, relay string) error { return lab.Dark(relay, 0) }},
+		{"SIGKILL", 2 * time.Second, func(lab *natlab.Lab, relay, _ *roamer) error { return lab.Kill(relay.host.Name()) }},
+		{"black hole", 3 * time.Second, func(lab *natlab.Lab, relay, _ *roamer) error { return lab.Dark(relay.host.Name(), 0) }},
 		// Only one side loses its relay, and the other one's probes over the second
 		// relay keep it from doubting for up to a second longer.
-		{"black hole for one peer", 4 * time.Second, func(lab *natlab.Lab, relay string) error { return lab.Cut("a", relay, 0) }},
+		{"black hole for one peer", 4 * time.Second, func(lab *natlab.Lab, relay, _ *roamer) error { return lab.Cut("a", relay.host.Name(), 0) }},
+		{"frames of one peer lost", 3 * time.Second, func(_ *natlab.Lab, relay, a *roamer) error {
+			_, err := fmt.Fprintln(relay.stdin, a.ready.PeerID)
+			return err
+		}},
+		{"SIGTERM", goodGap, func(_ *natlab.Lab, relay, _ *roamer) error { return relay.signal(syscall.SIGTERM) }},
 	} {
 		t.Run(death.name, func(t *testing.T) {
 			lab := newLab(t, []string{"one", "two"},
 				natlab.Peer{Name: "a", Kind: natlab.Symmetric},
 				natlab.Peer{Name: "b", Kind: natlab.Symmetric})
-			one := newRoamer(t, lab.Host("one"), roamConfig{Relay: true})
-			two := newRoamer(t, lab.Host("two"), roamConfig{Relay: true, Join: []string{one.ready.Ticket}})
+			forgetful := strings.HasPrefix(death.name, "frames")
+			one := newRoamer(t, lab.Host("one"), roamConfig{Relay: true, Forget: forgetful})
+			two := newRoamer(t, lab.Host("two"), roamConfig{Relay: true, Forget: forgetful, Join: []string{one.ready.Ticket}})
 			join := []string{one.ready.Ticket, two.ready.Ticket}
 			a := newRoamer(t, lab.Host("a"), roamConfig{Join: join})
 			b := newRoamer(t, lab.Host("b"), roamConfig{Join: join, Target: a.ready.Key})
@@ -300,7 +319,7 @@ func TestPATH28RelayDeath(t *testing.T) {
 			}
 			require.Equal(t, carrier.ready.PeerID, b.path().Addr)
 			h := happening{name: death.name, begin: time.Now()}
-			require.NoError(t, death.event(lab, carrier.host.Name()))
+			require.NoError(t, death.event(lab, carrier, a))
 			time.Sleep(settle)
 			h.end, h.took = time.Now(), b.path().At.Sub(h.begin)
 			h.path = b.path().Kind + " " + b.path().Addr
@@ -309,6 +328,13 @@ func TestPATH28RelayDeath(t *testing.T) {
 			require.Empty(t, report.Errors)
 			require.Greater(t, report.Echoes, 100)
 			require.LessOrEqual(t, h.longest(report.Gaps), death.bound)
+			// A dial made now works at once, and needs neither the relay nor whoever
+			// this network was joined through.
+			fresh := time.Now()
+			c := newRoamer(t, lab.Host("b"), roamConfig{Join: join, Target: a.ready.Key})
+			require.True(t, c.waitPath("relayed", settle))
+			t.Logf("another node started and had dialled after %s", time.Since(fresh))
+			require.Empty(t, c.end().Errors)
 		})
 	}
 }
@@ -329,4 +355,45 @@ func (r *roamer) tell(report *roamReport, all []happening) {
 	for _, p := range r.paths {
 		r.t.Logf("%s %s %s", p.At.Format(time.StampMilli), p.Kind, p.Addr)
 	}
+}
+
+// PATH-2: an ordinary go-libp2p program with our one option has the paths our
+// nodes have. Its own stream to a node of ours lives through the loss of the
+// direct path, the way back to it, another address and a rebooted NAT.
+func TestPATH2StockProgramHasSeamlessPaths(t *testing.T) {
+	lab := newLab(t, []string{"relay"},
+		natlab.Peer{Name: "a", Kind: natlab.PortRestricted},
+		natlab.Peer{Name: "b", Kind: natlab.PortRestricted})
+	link := natlab.Link{Delay: *roamDelay}
+	for _, name := range []string{"relay", "a", "b"} {
+		require.NoError(t, lab.SetLink(name, link))
+	}
+	relay := newRoamer(t, lab.Host("relay"), roamConfig{Relay: true})
+	a := newRoamer(t, lab.Host("a"), roamConfig{Join: []string{relay.ready.Ticket}})
+	b := newRoamer(t, lab.Host("b"), roamConfig{Option: a.ready.Ticket, Rate: *roamRate})
+	const within = 6 * time.Second
+	require.True(t, b.waitPath("direct", within), "not direct at first")
+	var all []happening
+	do := func(name, want string, event func() error) {
+		t.Helper()
+		h := happening{name: name, begin: time.Now()}
+		require.NoError(t, event())
+		h.lab = time.Since(h.begin)
+		time.Sleep(goodGap)
+		require.True(t, b.waitPath(want, within), name)
+		h.took = time.Since(h.begin)
+		time.Sleep(time.Second)
+		h.end = time.Now()
+		h.path = b.path().Kind + " " + b.path().Addr
+		all = append(all, h)
+	}
+	do("direct way cut", "relayed", func() error { return lab.Cut("a", "b", 0) })
+	do("mended", "direct", func() error { return lab.Mend("a", "b") })
+	do("new public address", "direct", func() error { return lab.NewIP("b") })
+	do("NAT reset", "direct", func() error { return lab.NATReset("a") })
+	report := b.end()
+	b.tell(report, all)
+	require.Empty(t, report.Errors)
+	require.True(t, report.SumOK)
+	require.Greater(t, report.Echoes, 300)
 }

@@ -15,7 +15,9 @@ import (
 	"log/slog"
 	mrand "math/rand/v2"
 	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -45,6 +47,13 @@ type roamConfig struct {
 	Join   []string
 	Log    string        // file for the log
 	Target string        // key of the peer to talk to; empty: serve
+	HideIP bool          // nobody but the relays learns where this node is
+	Option string        // be a go-libp2p program with our option, and talk to the peer of this ticket
+	Dial   bool          // start, dial Target once, say what it took, and end
+	PeerID string        // of Target, for Dial
+	Cache  string        // folder of the node's cache; empty: none
+	Stock  string        // be one of the stock go-libp2p programs of stock_test.go
+	Forget bool          // be a relay that loses the frames of the peers whose IDs stand on standard input
 	Rate   int           // bits per second of the transfer, 0 for no transfer
 	Bytes  int64         // the transfer's least size; it ends when standard input does
 	Quiet  time.Duration // for which the echo is alone, before the transfer begins
@@ -52,9 +61,10 @@ type roamConfig struct {
 
 // roamLine is a line of its standard output; one field is set.
 type roamLine struct {
-	Ready  *roamReady  `json:",omitempty"`
-	Path   *roamPath   `json:",omitempty"`
-	Report *roamReport `json:",omitempty"`
+	Ready   *roamReady  `json:",omitempty"`
+	Path    *roamPath   `json:",omitempty"`
+	Report  *roamReport `json:",omitempty"`
+	Dialled *dialled    `json:",omitempty"`
 }
 
 type roamReady struct{ Key, PeerID, Ticket string }
@@ -99,25 +109,34 @@ func (p *pauses) beat(now time.Time) {
 	p.last = now
 }
 
+// roamNetwork is the name of the network these programs are in.
+const roamNetwork = "roam"
+
 // roam runs the program until standard input ends.
 func roam(text string) error {
 	var cfg roamConfig
 	if err := json.Unmarshal([]byte(text), &cfg); err != nil {
 		return err
 	}
-	log, err := os.Create(cfg.Log)
+	file, err := os.Create(cfg.Log)
 	if err != nil {
 		return err
 	}
-	defer log.Close()
+	defer file.Close()
+	log := slog.New(slog.NewTextHandler(file, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return err
 	}
-	ncfg := node.Config{
-		Key: key, Network: "roam", Join: cfg.Join, NoMDNS: true,
-		Logger: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	switch {
+	case cfg.Forget:
+		return forget(key, cfg, log)
+	case cfg.Option != "":
+		return optional(key, cfg, log)
+	case cfg.Stock != "":
+		return stock(cfg)
 	}
+	ncfg := node.Config{Key: key, Network: roamNetwork, Join: cfg.Join, NoMDNS: true, HideIP: cfg.HideIP, CacheDir: cfg.Cache, Logger: log}
 	if cfg.Relay {
 		ncfg.Relay = &node.RelayConfig{Rate: -1}
 	}
@@ -128,23 +147,22 @@ func roam(text string) error {
 	if err := n.Handle(roamHandler{}); err != nil {
 		return err
 	}
+	defer n.Close()
+	if cfg.Dial {
+		return dialRun(n, cfg)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	if err := n.Start(ctx); err != nil {
 		return err
 	}
-	defer n.Close()
 	online, stop := context.WithTimeout(ctx, 20*time.Second)
 	defer stop()
 	if err := n.Online(online); err != nil {
 		return err
 	}
 	out := json.NewEncoder(os.Stdout)
-	ended := make(chan struct{})
-	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin)
-		close(ended)
-	}()
+	ended := inputEnds()
 	if err := out.Encode(roamLine{Ready: &roamReady{n.Key(), n.ID().String(), n.Ticket()}}); err != nil {
 		return err
 	}
@@ -152,21 +170,55 @@ func roam(text string) error {
 		<-ended
 		return nil
 	}
-	report, err := drive(ctx, n, cfg, ended, func(p roamPath) { _ = out.Encode(roamLine{Path: &p}) })
+	dial, stop := context.WithTimeout(ctx, 20*time.Second)
+	defer stop()
+	conn, err := n.Open(dial, cfg.Target, roamALPN)
 	if err != nil {
+		return err
+	}
+	look := func() (kind, addr string) {
+		for _, s := range n.Status().Sessions {
+			if s.ALPN == roamALPN {
+				return s.Path, s.Addr
+			}
+		}
+		return "", ""
+	}
+	open := func(ctx context.Context) (duplex, error) { return conn.OpenStream(ctx) }
+	report := drive(ctx, cfg, open, look, ended, out)
+	if err := conn.Close(0, ""); err != nil {
 		return err
 	}
 	return out.Encode(roamLine{Report: report})
 }
 
-// drive talks to the target until ended is closed.
-func drive(ctx context.Context, n *node.Node, cfg roamConfig, ended <-chan struct{}, tell func(roamPath)) (*roamReport, error) {
-	dial, stop := context.WithTimeout(ctx, 20*time.Second)
-	defer stop()
-	conn, err := n.Open(dial, cfg.Target, roamALPN)
-	if err != nil {
-		return nil, err
-	}
+// inputEnds returns a channel that is closed with standard input, or when this
+// process is asked to end.
+func inputEnds() <-chan struct{} {
+	ended := make(chan struct{})
+	asked, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		stop()
+	}()
+	go func() {
+		<-asked.Done()
+		close(ended)
+	}()
+	return ended
+}
+
+// duplex is what sessions and libp2p alike open as a stream.
+type duplex interface {
+	io.ReadWriteCloser
+	CloseWrite() error
+}
+
+type opener func(context.Context) (duplex, error)
+
+// drive talks over streams until ended is closed, and tells when the path is
+// another.
+func drive(ctx context.Context, cfg roamConfig, open opener, look func() (kind, addr string), ended <-chan struct{}, out *json.Encoder) *roamReport {
 	var (
 		wg, watch sync.WaitGroup
 		mu        sync.Mutex
@@ -178,7 +230,9 @@ func drive(ctx context.Context, n *node.Node, cfg roamConfig, ended <-chan struc
 		defer mu.Unlock()
 		r.Errors = append(r.Errors, fmt.Sprintf("%s %s: %v", time.Now().Format(time.StampMilli), what, err))
 	}
-	watch.Go(func() { watchPath(n, over, tell) })
+	watch.Go(func() {
+		watchPath(look, over, func(p roamPath) { _ = out.Encode(roamLine{Path: &p}) })
+	})
 	watch.Go(func() {
 		var p pauses
 		tick := time.NewTicker(echoEvery)
@@ -199,23 +253,23 @@ func drive(ctx context.Context, n *node.Node, cfg roamConfig, ended <-chan struc
 			case <-time.After(cfg.Quiet):
 			case <-ended:
 			}
-			if err := r.transfer(ctx, conn, cfg, ended); err != nil {
+			if err := r.transfer(ctx, open, cfg, ended); err != nil {
 				fail("transfer", err)
 			}
 		})
 	}
 	wg.Go(func() {
-		if err := r.echo(ctx, conn, ended); err != nil {
+		if err := r.echo(ctx, open, ended); err != nil {
 			fail("echo", err)
 		}
 	})
 	wg.Wait()
 	close(over)
 	watch.Wait()
-	return r, conn.Close(0, "")
+	return r
 }
 
-func watchPath(n *node.Node, over <-chan struct{}, tell func(roamPath)) {
+func watchPath(look func() (kind, addr string), over <-chan struct{}, tell func(roamPath)) {
 	var last roamPath
 	tick := time.NewTicker(2 * echoEvery)
 	defer tick.Stop()
@@ -225,18 +279,16 @@ func watchPath(n *node.Node, over <-chan struct{}, tell func(roamPath)) {
 		case <-over:
 			return
 		}
-		for _, s := range n.Status().Sessions {
-			if s.ALPN == roamALPN && (s.Path != last.Kind || s.Addr != last.Addr) {
-				last = roamPath{time.Now(), s.Path, s.Addr}
-				tell(last)
-			}
+		if kind, addr := look(); kind != "" && (kind != last.Kind || addr != last.Addr) {
+			last = roamPath{time.Now(), kind, addr}
+			tell(last)
 		}
 	}
 }
 
 // echo sends a number every 10 ms and takes note of when each comes back.
-func (r *roamReport) echo(ctx context.Context, conn protocols.Connection, ended <-chan struct{}) error {
-	st, err := openKind(ctx, conn, kindEcho)
+func (r *roamReport) echo(ctx context.Context, open opener, ended <-chan struct{}) error {
+	st, err := openKind(ctx, open, kindEcho)
 	if err != nil {
 		return err
 	}
@@ -282,8 +334,8 @@ func (r *roamReport) echo(ctx context.Context, conn protocols.Connection, ended 
 }
 
 // transfer sends random bytes at the rate, and compares sums at the end.
-func (r *roamReport) transfer(ctx context.Context, conn protocols.Connection, cfg roamConfig, ended <-chan struct{}) error {
-	st, err := openKind(ctx, conn, kindBulk)
+func (r *roamReport) transfer(ctx context.Context, open opener, cfg roamConfig, ended <-chan struct{}) error {
+	st, err := openKind(ctx, open, kindBulk)
 	if err != nil {
 		return err
 	}
@@ -323,8 +375,8 @@ func (r *roamReport) transfer(ctx context.Context, conn protocols.Connection, cf
 
 func tally(sum hash.Hash, n int64) string { return fmt.Sprintf("%x %d", sum.Sum(nil), n) }
 
-func openKind(ctx context.Context, conn protocols.Connection, kind byte) (protocols.Stream, error) {
-	st, err := conn.OpenStream(ctx)
+func openKind(ctx context.Context, open opener, kind byte) (duplex, error) {
+	st, err := open(ctx)
 	if err != nil {
 		return nil, err
 	}
