@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/alkdev/alknet-p2p/transport/discovery"
@@ -54,6 +55,15 @@ type Config struct {
 	// dial it over a relay (PATH-13); otherwise everybody does, and the path to
 	// anybody becomes direct.
 	DiscloseKnown bool
+	// Stranger tells who has no business with this node at this moment, where it
+	// is closed: such keys are told no address (PATH-13), and a connection that
+	// one opened and has no stream on is ended after some seconds; unless this
+	// node is a relay, whose duties are for all. They may still knock with a
+	// ticket. Nil knows no strangers.
+	Stranger func(peer.ID) bool
+	// ConnsPerSource says how many connections one IP address may have open at
+	// this moment, a /64 of IPv6, or one key behind a relay (NODE-34). Nil is 100.
+	ConnsPerSource func() int
 	// External are addresses under which this node's direct paths are known to
 	// be reachable from outside, such as a forwarded port; beside those that
 	// are found.

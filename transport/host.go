@@ -71,6 +71,7 @@ type Host struct {
 	disc   *discovery.Discovery
 	links  *links
 	server *relay.Server // nil unless a relay
+	gater  *gater
 
 	monitor    *netmon.Monitor
 	reflectors *reflectors
@@ -114,6 +115,7 @@ func New(cfg Config) (*Host, error) {
 		watchers: make(map[int]func(peer.ID, bool)),
 		doubled:  make(map[peer.ID]struct{}),
 	}
+	h.gater = newGater(cfg.ConnsPerSource, h.sourceOf)
 	if h.key, err = magic.KeyOf(id); err != nil {
 		return nil, fmt.Errorf("config: Key: %w", err)
 	}
@@ -240,6 +242,7 @@ func (h *Host) build() error {
 		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
 		libp2p.ResourceManager(limits),
 		libp2p.ConnectionManager(conns),
+		libp2p.ConnectionGater(h.gater),
 		libp2p.AddrsFactory(magic.Strip), // PATH-1
 		// What peers claim to see is no ground to advertise an address (PATH-1):
 		// this node counts what its own relays see instead.
@@ -343,6 +346,11 @@ func (h *Host) farewell() {
 // disclose tells whether a peer that dialled over a relay may learn this node's
 // addresses (PATH-13).
 func (h *Host) disclose(k relay.Key) bool {
+	if h.cfg.Stranger != nil {
+		if p, err := magic.PeerID(k); err != nil || h.cfg.Stranger(p) {
+			return false
+		}
+	}
 	return !h.cfg.DiscloseKnown || h.cfg.Known != nil && h.cfg.Known(k)
 }
 
@@ -409,6 +417,7 @@ func (h *Host) WatchPeers(changed func(p peer.ID, connected bool)) (stop func())
 
 func (h *Host) connected(n network.Network, c network.Conn) {
 	p := c.RemotePeer()
+	h.gater.connected(c)
 	h.changes.notify()
 	h.mu.Lock()
 	if len(n.ConnsToPeer(p)) > 1 {
@@ -420,6 +429,7 @@ func (h *Host) connected(n network.Network, c network.Conn) {
 
 func (h *Host) disconnected(n network.Network, c network.Conn) {
 	p := c.RemotePeer()
+	h.gater.disconnected(c)
 	h.changes.notify()
 	if len(n.ConnsToPeer(p)) == 0 {
 		h.tell(p, false)
@@ -474,6 +484,7 @@ func (h *Host) reap() {
 			return
 		case <-tick.C:
 		}
+		h.turnAway()
 		h.mu.Lock()
 		peers := make([]peer.ID, 0, len(h.doubled))
 		for p := range h.doubled {
