@@ -49,11 +49,13 @@ type config struct {
 	places places
 }
 
-// operationConfig is one [[operation]]: a program that serves an operation.
+// operationConfig is one [[operation]]: a program or an HTTP service that serves
+// an operation.
 type operationConfig struct {
 	Name          string      `toml:"name"`
 	Exec          []string    `toml:"exec,omitempty"`
 	HTTP          string      `toml:"http,omitempty"`
+	Method        string      `toml:"method,omitempty"` // of HTTP
 	Credential    string      `toml:"credential,omitempty"`
 	Type          call.OpType `toml:"type"`
 	Input         string      `toml:"input,omitempty"`
@@ -167,10 +169,12 @@ func (c *config) check() error {
 			return fail("", "an operation needs a name")
 		case names[o.Name]:
 			return fail("name", "operation %s stands here twice", o.Name)
-		case o.HTTP != "":
-			return fail("http", "operation %s: http is not available yet; use exec", o.Name)
-		case o.Exec == nil:
-			return fail("name", "operation %s needs exec", o.Name)
+		case o.HTTP != "" && o.Exec != nil:
+			return fail("http", "operation %s: exec and http exclude each other", o.Name)
+		case o.HTTP == "" && o.Exec == nil:
+			return fail("name", "operation %s needs exec or http", o.Name)
+		case o.HTTP == "" && o.Method != "":
+			return fail("method", "operation %s: method is for http", o.Name)
 		}
 		names[o.Name] = true
 	}
@@ -210,21 +214,30 @@ func (c *config) operations(log *slog.Logger) ([]call.Operation, error) {
 
 func (c *config) operation(i int, log *slog.Logger) (call.Operation, error) {
 	o := &c.Operations[i]
-	cfg := adapt.ExecConfig{
-		Name: o.Name, Argv: o.Exec, Type: o.Type,
-		Input: adapt.Input(o.Input), Output: adapt.Output(o.Output),
-		Credential: o.Credential, Scopes: o.Scopes, Timeout: o.Timeout.Duration,
-		MaxOutput: int(o.MaxOutput.bytes), MaxConcurrent: o.MaxConcurrent,
-		Logger: log,
-	}
-	var err error
-	if cfg.InputSchema, err = c.schema(o.InputSchema); err != nil {
+	in, err := c.schema(o.InputSchema)
+	if err != nil {
 		return call.Operation{}, c.places.of(i, "input_schema", fmt.Sprintf("operation %s: %s", o.Name, err))
 	}
-	if cfg.OutputSchema, err = c.schema(o.OutputSchema); err != nil {
+	out, err := c.schema(o.OutputSchema)
+	if err != nil {
 		return call.Operation{}, c.places.of(i, "output_schema", fmt.Sprintf("operation %s: %s", o.Name, err))
 	}
-	op, err := adapt.Exec(cfg)
+	var op call.Operation
+	if o.HTTP != "" {
+		op, err = adapt.FromJSONSchema(adapt.JSONSchemaConfig{
+			Name: o.Name, URL: o.HTTP, Method: o.Method, Type: o.Type, Visibility: call.External,
+			Input: adapt.Input(o.Input), Output: adapt.Output(o.Output), InputSchema: in, OutputSchema: out,
+			Credential: o.Credential, Scopes: o.Scopes, Timeout: o.Timeout.Duration,
+			MaxOutput: int(o.MaxOutput.bytes), MaxConcurrent: o.MaxConcurrent, Logger: log,
+		})
+	} else {
+		op, err = adapt.Exec(adapt.ExecConfig{
+			Name: o.Name, Argv: o.Exec, Type: o.Type,
+			Input: adapt.Input(o.Input), Output: adapt.Output(o.Output), InputSchema: in, OutputSchema: out,
+			Credential: o.Credential, Scopes: o.Scopes, Timeout: o.Timeout.Duration,
+			MaxOutput: int(o.MaxOutput.bytes), MaxConcurrent: o.MaxConcurrent, Logger: log,
+		})
+	}
 	if err != nil {
 		return call.Operation{}, c.places.of(i, faultyKey(err), err.Error())
 	}
@@ -235,7 +248,7 @@ func (c *config) operation(i int, log *slog.Logger) (call.Operation, error) {
 	return op, nil
 }
 
-// faultyKey is the key of the file that an error of adapt.Exec speaks of.
+// faultyKey is the key of the file that an error of package adapt speaks of.
 func faultyKey(err error) string {
 	var field *adapt.FieldError
 	if !errors.As(err, &field) {
@@ -244,6 +257,8 @@ func faultyKey(err error) string {
 	switch field.Field {
 	case "Argv":
 		return "exec"
+	case "URL":
+		return "http"
 	case "MaxOutput":
 		return "max_output"
 	case "MaxConcurrent":

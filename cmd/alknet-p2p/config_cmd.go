@@ -176,12 +176,10 @@ func (c *config) fillDefaults() error {
 		o.Type = ops[i].Spec.Type
 		o.Scopes = ops[i].Spec.Access.RequiredScopes
 		o.Timeout.Duration = ops[i].Timeout
-		if o.Exec != nil {
-			o.Input = cmp.Or(o.Input, string(adapt.InputJSON))
-			o.Output = cmp.Or(o.Output, string(defaultOutput(o.Type)))
-			o.MaxOutput.bytes = cmp.Or(o.MaxOutput.bytes, adapt.DefaultMaxOutput)
-			o.MaxConcurrent = cmp.Or(o.MaxConcurrent, adapt.DefaultMaxConcurrent)
-		}
+		o.Input = cmp.Or(o.Input, string(adapt.InputJSON))
+		o.Output = cmp.Or(o.Output, string(defaultOutput(o.Type)))
+		o.MaxOutput.bytes = cmp.Or(o.MaxOutput.bytes, adapt.DefaultMaxOutput)
+		o.MaxConcurrent = cmp.Or(o.MaxConcurrent, adapt.DefaultMaxConcurrent)
 	}
 	return nil
 }

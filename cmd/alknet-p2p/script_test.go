@@ -4,7 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,6 +36,8 @@ func TestMain(m *testing.M) {
 //	mode FILE PERMISSIONS    the file has exactly these
 //	listen VAR               take a TCP port and set a variable to its multiaddr
 //	gone PATTERN             wait until no process has such a command line
+//	httpd VAR                run an HTTP server that answers with what it was
+//	                         asked, and set a variable to its URL
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
@@ -43,6 +48,7 @@ func TestScripts(t *testing.T) {
 			"mode":    mode,
 			"listen":  listen,
 			"gone":    gone,
+			"httpd":   httpd,
 		},
 		Setup: func(env *testscript.Env) error {
 			// A short one: a socket's path must fit.
@@ -124,6 +130,23 @@ func listen(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Defer(func() { _ = l.Close() })
 	ts.Setenv(args[0], fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", l.Addr().(*net.TCPAddr).Port))
+}
+
+func httpd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: httpd VAR")
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if r.URL.Path == "/missing" {
+			w.WriteHeader(http.StatusNotFound)
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{
+			"asked": r.Method + " " + r.RequestURI, "body": string(body), "bearer": len(r.Header.Get("Authorization")),
+		})
+	}))
+	ts.Defer(server.Close)
+	ts.Setenv(args[0], server.URL)
 }
 
 func gone(ts *testscript.TestScript, neg bool, args []string) {
