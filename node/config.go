@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/alkdev/alknet-p2p/protocols/auth"
+	"github.com/alkdev/alknet-p2p/protocols/auth/ticket"
 	"github.com/alkdev/alknet-p2p/protocols/call"
 	"github.com/alkdev/alknet-p2p/transport"
 	"github.com/alkdev/alknet-p2p/transport/discovery"
@@ -64,6 +65,12 @@ type Config struct {
 	// Peers says who peers are and what they may do; nobody is known when nil.
 	// Reload it at any time, then call Recheck.
 	Peers *auth.Peers
+	// Admission says who may have sessions with this node where Peers says
+	// nothing about it; the zero value is everyone. Change it by SetAdmission.
+	Admission auth.Admission
+	// Tickets keeps the capability tickets this node issues. When another process
+	// changes what it keeps, call Recheck. Nil is memory that ends with the node.
+	Tickets ticket.Store
 	// Successions is told what is proven about the keys of peers in the registry;
 	// nil looks for nothing.
 	Successions Successions
@@ -90,10 +97,11 @@ type RelayConfig struct {
 }
 
 // transport translates the part that concerns the host.
-func (c *Config) transport() (transport.Config, error) {
+func (c *Config) transport(a *access) (transport.Config, error) {
 	t := transport.Config{
 		Key: c.Key, Generation: c.Generation, HandOvers: c.HandOvers, Network: c.Network, Listen: c.Listen,
 		PublishAddrs: c.PublishAddrs, HideIP: c.HideIP, NoRelays: c.NoRelays, DiscloseKnown: c.DiscloseKnown,
+		Stranger: a.isStranger, ConnsPerSource: a.connsPerSource,
 		External: c.External, Port: c.Port, Known: knownTo(c.Peers), CacheDir: c.CacheDir, NoMDNS: c.NoMDNS, Logger: c.Logger,
 	}
 	if c.NextKey != nil {

@@ -27,6 +27,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/alkdev/alknet-p2p/protocols"
+	"github.com/alkdev/alknet-p2p/protocols/admit"
 	"github.com/alkdev/alknet-p2p/protocols/auth"
 	"github.com/alkdev/alknet-p2p/protocols/call"
 	"github.com/alkdev/alknet-p2p/protocols/ping"
@@ -45,6 +46,7 @@ type Node struct {
 	network  string
 	log      *slog.Logger
 	peers    *auth.Peers
+	access   *access
 	host     *transport.Host
 	registry *protocols.HandlerRegistry
 	router   atomic.Pointer[protocols.Router] // nil before Start
@@ -54,6 +56,7 @@ type Node struct {
 	mu         sync.Mutex
 	started    bool
 	closed     bool
+	door       *admit.Door
 	imports    []*Import
 	succession *succession // nil when there is nothing to follow or show
 }
@@ -71,7 +74,11 @@ func New(cfg Config) (*Node, error) {
 		cfg.Peers = peers
 	}
 	cfg.DrainTimeout = cmp.Or(cfg.DrainTimeout, DefaultDrainTimeout)
-	tcfg, err := cfg.transport()
+	access, err := newAccess(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	tcfg, err := cfg.transport(access)
 	if err != nil {
 		return nil, err
 	}
@@ -84,15 +91,13 @@ func New(cfg Config) (*Node, error) {
 		return nil, fmt.Errorf("node: %w", err)
 	}
 	n := &Node{
-		cfg: cfg, log: cfg.Logger, peers: cfg.Peers, host: host, key: key, network: cfg.Network,
+		cfg: cfg, log: cfg.Logger, peers: cfg.Peers, access: access, host: host, key: key, network: access.network,
 		registry: new(protocols.HandlerRegistry),
 		calls: call.New(call.Config{
-			Provider: cfg.Peers, Timeout: cfg.CallTimeout, MaxTimeout: cfg.MaxCallTimeout, Logger: cfg.Logger,
+			Provider: cfg.Peers, Tickets: access.keeper, MaxTokenFailures: access.maxTokenFailures,
+			Timeout: cfg.CallTimeout, MaxTimeout: cfg.MaxCallTimeout, Logger: cfg.Logger,
 			Overlays: cfg.Overlays, Routing: cfg.Routing, RTT: rttOf(host),
 		}),
-	}
-	if n.network == "" {
-		n.network = transport.DefaultNetwork
 	}
 	if err := n.calls.Register(call.Echo(), call.Info(n.info)); err != nil {
 		return nil, fmt.Errorf("node: %w", err)
@@ -133,9 +138,13 @@ func (n *Node) Start(ctx context.Context) error {
 	}
 	router, err := protocols.New(protocols.RouterConfig{
 		Host: n.host, Registry: n.registry, Provider: n.peers, Logger: n.log, DrainTimeout: n.cfg.DrainTimeout,
+		Admission: n.access.admits, Tickets: n.access.keeper,
 	})
 	if err == nil {
 		err = router.Start()
+	}
+	if err == nil {
+		n.door, err = admit.Open(admit.Config{Host: n.host, Redeem: n.access.keeper.Redeem, Logger: n.log})
 	}
 	if err != nil {
 		_ = n.host.Close()
@@ -159,8 +168,12 @@ func (n *Node) Close() error {
 	n.closed = true
 	succession := n.succession
 	imports := n.imports
+	door := n.door
 	n.mu.Unlock()
 	var errs []error
+	if door != nil {
+		door.Close()
+	}
 	if succession != nil {
 		succession.Close()
 	}
@@ -186,8 +199,9 @@ func (n *Node) Close() error {
 	return errors.Join(errs...)
 }
 
-// Recheck applies a changed registry to open sessions: those whose peer lost
-// its identity, or has another, are closed (NODE-28).
+// Recheck applies a changed registry, or ledger of tickets, to open sessions:
+// those whose peer lost its identity, has another, or is not admitted any more,
+// are closed (NODE-28).
 func (n *Node) Recheck() {
 	if router := n.router.Load(); router != nil {
 		router.Recheck()
