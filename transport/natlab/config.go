@@ -59,6 +59,9 @@ type Peer struct {
 	// Carrier names an earlier CGNAT peer whose carrier this CGNAT peer
 	// shares.
 	Carrier string
+	// PortMapping makes the home router give public ports on request. Not for
+	// a host without a NAT.
+	PortMapping PortMapping
 	// UDPTimeout is when the NAT forgets an idle UDP mapping, in whole
 	// seconds. Default 30 s, or 120 s (UDPStream) once it was answered.
 	UDPTimeout time.Duration
@@ -176,6 +179,15 @@ func (p Peer) check(kinds map[string]Kind) error {
 	}
 	if p.IPv6 && p.Kind == CGNAT {
 		return fmt.Errorf("kind %s has no IPv6", CGNAT)
+	}
+	switch p.PortMapping {
+	case NoPortMapping:
+	case PortMappingGrants, PortMappingDenies:
+		if p.policy().mapping == untranslated {
+			return fmt.Errorf("kind %s has no ports to give", p.Kind)
+		}
+	default:
+		return fmt.Errorf("unknown port mapping %q", p.PortMapping)
 	}
 	for _, d := range []time.Duration{p.UDPTimeout, p.UDPStream} {
 		if d < 0 || d%time.Second != 0 {

@@ -83,8 +83,9 @@
 // gets another public port (see Peer.OpenInput).
 //
 // The EIM tables are for UDP only. Hairpinning is not filtered. There is no
-// UPnP, PCP or NAT-PMP, no NAT64, no IPv6 NAT, and one router hop on the
-// internet.
+// NAT64, no IPv6 NAT, and one router hop on the internet. UPnP, NAT-PMP and PCP
+// (Peer.PortMapping) need one program more: miniupnpd, of the Debian package
+// miniupnpd-nftables.
 //
 // All namespaces share one kernel, clock and processor: on a busy machine,
 // judge outcomes and the scale of seconds, not milliseconds. Cables with a

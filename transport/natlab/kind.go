@@ -67,6 +67,7 @@ type policy struct {
 	hairpin   bool // LAN hosts reach each other by their public endpoints
 	isolated  bool // LAN hosts do not reach each other directly
 	openInput bool // the router's own WAN side is not protected
+	mapper    PortMapping
 	ipv4      bool
 	ipv6      bool
 	// Seconds after which an idle UDP mapping is forgotten: one that was never
@@ -88,6 +89,7 @@ func (p Peer) policy() policy {
 		hairpin:    p.Hairpin,
 		isolated:   p.Isolated,
 		openInput:  p.OpenInput,
+		mapper:     p.PortMapping,
 		ipv4:       true,
 		ipv6:       p.IPv6,
 		udpTimeout: seconds(p.UDPTimeout, defaultUDPTimeout),

@@ -71,7 +71,10 @@ func (l *Lab) newRouter(owner, role string, p policy, carrier *router) (*router,
 		return nil, err
 	}
 
-	return r, r.load()
+	if err := r.load(); err != nil {
+		return nil, err
+	}
+	return r, r.startMapper()
 }
 
 // connect gives the router its outer side.
@@ -163,6 +166,9 @@ func (r *router) reset() error {
 	if err := r.load(); err != nil {
 		return err
 	}
+	if err := r.startMapper(); err != nil {
+		return err
+	}
 
 	return r.space.forget()
 }
@@ -236,6 +242,9 @@ func (r *router) rules() string {
 		forward = append(forward, `iifname "wan" meta l4proto udp ct status dnat ip daddr . udp dport . ip saddr @friends accept`)
 	case p.filtering == fromAnyone:
 		forward = append(forward, `iifname "wan" meta l4proto udp ct status dnat accept`)
+	}
+	if p.mapper != NoPortMapping {
+		forward = append(forward, `iifname "wan" ct status dnat accept`)
 	}
 	input := "drop"
 	if p.openInput {
