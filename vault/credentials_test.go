@@ -163,15 +163,16 @@ func TestCredentialsBounded(t *testing.T) {
 
 	large, err := v.Encrypt(bytes.Repeat([]byte("x"), vault.MaxPlaintext), 2)
 	require.NoError(t, err)
-	write(t, home, "credentials.json", nil)
-	require.NoError(t, os.Remove(filepath.Join(home, "credentials.json")))
+	sealed, err = json.Marshal(large)
+	require.NoError(t, err)
+	full = []byte(`{"format":"alknet-credentials/1","min_version":2,"credentials":{`)
 	n := 0
-	for ; n < vault.MaxCredentials; n++ {
-		if err = s.Put(fmt.Sprint("n", n), large); err != nil {
-			break
-		}
+	for ; len(full)+len(sealed) < 8<<20-1024; n++ {
+		full = fmt.Appendf(full, `"n%d":%s,`, n, sealed)
 	}
-	require.ErrorIs(t, err, vault.ErrStoreFull)
+	full = append(full[:len(full)-1], `}}`...)
+	write(t, home, "credentials.json", full)
+	require.ErrorIs(t, s.Put("more", large), vault.ErrStoreFull)
 	list, err := s.List()
 	require.NoError(t, err)
 	require.Len(t, list, n)

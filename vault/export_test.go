@@ -1,5 +1,7 @@
 package vault
 
+import "unsafe"
+
 // UnlockSeed unlocks v with a seed that no phrase gives, as official vectors
 // have.
 func UnlockSeed(v *Vault, seed []byte) error { return v.state.unlock(append([]byte(nil), seed...)) }
@@ -17,3 +19,9 @@ func SealData(v *Vault, d *EncryptedData, plaintext []byte) error {
 
 // NamedSecret is what a store seals.
 var NamedSecret = namedSecret
+
+// SeedAddress is where the seed of v lies.
+func SeedAddress(v *Vault) (address uint64) {
+	_ = v.state.seed.use(func(b []byte) { address = uint64(uintptr(unsafe.Pointer(&b[0]))) })
+	return address
+}

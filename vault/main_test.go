@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"os"
+	"os/exec"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -12,7 +13,25 @@ import (
 	"github.com/alkdev/alknet-p2p/vault"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// childVar names the part that a test plays in a process of its own.
+const childVar = "VAULT_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	if part := os.Getenv(childVar); part != "" {
+		os.Exit(children[part](os.Args[1:]))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// child is a command that runs a part of children.
+func child(t testing.TB, part string, args ...string) *exec.Cmd {
+	t.Helper()
+	require.NotNil(t, children[part])
+	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
+	cmd.Env = append(os.Environ(), childVar+"="+part)
+	cmd.Stderr = os.Stderr
+	return cmd
+}
 
 const about = "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about"
 

@@ -3,14 +3,13 @@
 package bip32
 
 import (
-	"crypto/hmac"
-	"crypto/sha512"
 	"encoding/binary"
 	"errors"
 	"fmt"
 
 	"github.com/decred/dcrd/dcrec/secp256k1/v4"
 
+	"github.com/alkdev/alknet-p2p/vault/internal/hmac"
 	"github.com/alkdev/alknet-p2p/vault/internal/wipe"
 )
 
@@ -40,10 +39,7 @@ func Derive(seed []byte, path []uint32) ([]byte, error) {
 		return nil, ErrSeedSize
 	}
 	node := make([]byte, NodeSize)
-	mac := hmac.New(sha512.New, []byte("Bitcoin seed"))
-	mac.Write(seed)
-	mac.Sum(node[:0])
-	wipe.Hash(mac)
+	hmac.Sum(node, []byte("Bitcoin seed"), seed)
 	if err := addKey(node[:KeySize], make([]byte, KeySize)); err != nil {
 		wipe.Bytes(node)
 		return nil, fmt.Errorf("master key: %w", err)
@@ -62,10 +58,7 @@ func Derive(seed []byte, path []uint32) ([]byte, error) {
 			copy(data, PublicKey(parent[:KeySize]))
 		}
 		binary.BigEndian.PutUint32(data[33:], index)
-		mac = hmac.New(sha512.New, parent[KeySize:])
-		mac.Write(data)
-		mac.Sum(node[:0])
-		wipe.Hash(mac)
+		hmac.Sum(node, parent[KeySize:], data)
 		if err := addKey(node[:KeySize], parent[:KeySize]); err != nil {
 			wipe.Bytes(node)
 			return nil, fmt.Errorf("index %d: %w", i+1, err)

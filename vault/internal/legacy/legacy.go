@@ -5,13 +5,13 @@
 package legacy
 
 import (
-	"crypto/hmac"
 	"crypto/sha512"
 	"encoding/binary"
 	"fmt"
 
 	"filippo.io/edwards25519"
 
+	"github.com/alkdev/alknet-p2p/vault/internal/hmac"
 	"github.com/alkdev/alknet-p2p/vault/internal/slip10"
 	"github.com/alkdev/alknet-p2p/vault/internal/wipe"
 )
@@ -44,15 +44,10 @@ func Derive(seed []byte, path []uint32) ([]byte, error) {
 		}
 		copy(data[1:], key[:])
 		binary.LittleEndian.PutUint32(data[1+64:], index)
-		step := func(tag byte, out []byte) {
-			data[0] = tag
-			mac := hmac.New(sha512.New, chain)
-			mac.Write(data)
-			mac.Sum(out[:0])
-			wipe.Hash(mac)
-		}
-		step(0, z)
-		step(1, next)
+		data[0] = 0
+		hmac.Sum(z, chain, data)
+		data[0] = 1
+		hmac.Sum(next, chain, data)
 		addTo(kL, z[:28], 8)
 		addTo(kR, z[32:], 1)
 		copy(chain, next[32:])

@@ -6,9 +6,7 @@ package mnemonic
 
 import (
 	"bytes"
-	"crypto/hmac"
 	"crypto/rand"
-	"crypto/sha512"
 	"crypto/subtle"
 	"errors"
 	"fmt"
@@ -20,6 +18,7 @@ import (
 	"github.com/tyler-smith/go-bip39/wordlists"
 	"golang.org/x/text/unicode/norm"
 
+	"github.com/alkdev/alknet-p2p/vault/internal/hmac"
 	"github.com/alkdev/alknet-p2p/vault/internal/wipe"
 )
 
@@ -148,24 +147,14 @@ func checkPassphrase(passphrase []byte) error {
 // stretch is one block of PBKDF2, since a seed is as long as the hash. The
 // standard library's takes the password as a string.
 func stretch(phrase, salt []byte) []byte {
-	if len(phrase) > sha512.BlockSize { // as HMAC does, but in a hash that can be wiped
-		h := sha512.New()
-		h.Write(phrase)
-		phrase = h.Sum(nil)
-		wipe.Hash(h)
-	}
-	mac := hmac.New(sha512.New, phrase)
-	defer wipe.Hash(mac)
-	mac.Write([]byte("mnemonic"))
-	mac.Write(salt)
-	mac.Write([]byte{0, 0, 0, 1})
-	block := mac.Sum(make([]byte, 0, SeedSize))
+	key := hmac.ShortKey(phrase)
+	defer wipe.Bytes(key)
+	block := make([]byte, SeedSize)
 	defer wipe.Bytes(block)
+	hmac.Sum(block, key, []byte("mnemonic"), salt, []byte{0, 0, 0, 1})
 	seed := slices.Clone(block)
 	for range rounds - 1 {
-		mac.Reset()
-		mac.Write(block)
-		mac.Sum(block[:0])
+		hmac.Sum(block, key, block)
 		subtle.XORBytes(seed, seed, block)
 	}
 	return seed

@@ -3,12 +3,11 @@
 package slip10
 
 import (
-	"crypto/hmac"
-	"crypto/sha512"
 	"encoding/binary"
 	"errors"
 	"fmt"
 
+	"github.com/alkdev/alknet-p2p/vault/internal/hmac"
 	"github.com/alkdev/alknet-p2p/vault/internal/wipe"
 )
 
@@ -42,19 +41,13 @@ func Derive(seed []byte, path []uint32) ([]byte, error) {
 		}
 	}
 	node := make([]byte, NodeSize)
-	mac := hmac.New(sha512.New, []byte("ed25519 seed"))
-	mac.Write(seed)
-	mac.Sum(node[:0])
-	wipe.Hash(mac)
+	hmac.Sum(node, []byte("ed25519 seed"), seed)
 	data := make([]byte, 1+KeySize+4) // 0x00 ‖ k ‖ be32(index)
 	defer wipe.Bytes(data)
 	for _, index := range path {
 		copy(data[1:], node[:KeySize])
 		binary.BigEndian.PutUint32(data[1+KeySize:], index)
-		mac = hmac.New(sha512.New, node[KeySize:])
-		mac.Write(data)
-		mac.Sum(node[:0])
-		wipe.Hash(mac)
+		hmac.Sum(node, node[KeySize:], data)
 	}
 	return node, nil
 }
