@@ -9,6 +9,7 @@ VERSION   := $(shell git describe --tags --always --dirty 2>/dev/null || echo de
 BIN       := bin/alknet-p2p
 PLATFORMS ?= linux/amd64 darwin/amd64 windows/amd64
 FUZZTIME  ?= 10s
+SCHEDULES ?= 100000
 BENCH     ?= .
 BENCHTIME ?= 1s
 # auto: namespace tests run where they can; required: where they cannot, that is a failure.
@@ -26,7 +27,7 @@ NAMESPACE_PKGS := $(shell grep -rlF --include='*_test.go' '"natlab.required"' . 
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build bin/alknet-p2p, one static binary
@@ -111,6 +112,10 @@ fuzz: ## run every fuzz target in turn, each for FUZZTIME (10s)
 		echo "fuzz $$(dirname $$file) $$target"; \
 		go test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) "$$(dirname $$file)"; \
 	done
+
+.PHONY: schedules
+schedules: ## play 100,000 random schedules of calls, some ten minutes (SCHEDULES=n)
+	$(TEST) ./protocols/call -run 'CALL14RandomSchedules$$' -timeout 2h -args -call.schedules $(SCHEDULES)
 
 .PHONY: bench
 bench: ## run the benchmarks (BENCH=regexp BENCHTIME=1s); compare with benchstat
