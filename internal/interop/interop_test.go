@@ -41,7 +41,7 @@ const (
 )
 
 // sources are the files of the js-libp2p node.
-var sources = []string{"package.json", "package-lock.json", "polyfill.mjs", "alknet.mjs", "peer.mjs"}
+var sources = []string{"package.json", "package-lock.json", "polyfill.mjs", "ping.mjs", "call.mjs", "peer.mjs"}
 
 // modules installs what package-lock.json names, once on a machine for one
 // content of that file, and returns the folder.
@@ -193,10 +193,17 @@ func (l *testLog) Write(b []byte) (int, error) {
 
 func newNode(t *testing.T, listen ...string) *node.Node {
 	t.Helper()
+	return newServer(t, nil, listen...)
+}
+
+// newServer starts a node with operations of its own.
+func newServer(t *testing.T, ops []call.Operation, listen ...string) *node.Node {
+	t.Helper()
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	require.NoError(t, err)
 	n, err := node.New(node.Config{Key: key, Network: network, Listen: append([]string{}, listen...), NoMDNS: true})
 	require.NoError(t, err)
+	require.NoError(t, n.Calls().Register(ops...))
 	require.NoError(t, n.Start(t.Context()))
 	t.Cleanup(func() { require.NoError(t, n.Close()) })
 	return n
@@ -238,12 +245,12 @@ func TestJSDialsUs(t *testing.T) {
 			js.do(t, &pongs, map[string]any{"do": "ping", "addr": at, "count": 20})
 			require.Equal(t, 20, pongs)
 
-			var output json.RawMessage
+			var answer outcome
 			input := map[string]any{"text": "grüße", "list": []int{1, 2, 3}}
-			js.do(t, &output, map[string]any{"do": "call", "addr": at, "operation": "node/echo", "input": input})
+			js.do(t, &answer, map[string]any{"do": "call", "addr": at, "operation": "node/echo", "input": input})
 			want, err := json.Marshal(input)
 			require.NoError(t, err)
-			require.JSONEq(t, string(want), string(output))
+			require.JSONEq(t, string(want), string(answer.Output))
 
 			var said struct {
 				Agent     string   `json:"agent"`
