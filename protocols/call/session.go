@@ -227,6 +227,10 @@ func (s *Session) close(cause error) {
 	for _, r := range serving {
 		r.abort(ErrSessionClosed, false)
 	}
+	code := protocols.CodeShutdown
+	if errors.Is(cause, protocols.ErrAuthRequired) {
+		code = protocols.CodeUnauthorised // NODE-34
+	}
 	for _, st := range open {
 		s.mu.Lock()
 		st.dead = true
@@ -236,7 +240,7 @@ func (s *Session) close(cause error) {
 		if cause == nil && sent {
 			_ = st.raw.Close() // what was written may still arrive
 		} else {
-			_ = st.raw.Reset(protocols.CodeShutdown)
+			_ = st.raw.Reset(code)
 		}
 	}
 	close(s.done)
