@@ -113,6 +113,10 @@ fuzz: ## run every fuzz target in turn, each for FUZZTIME (10s)
 		go test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) "$$(dirname $$file)"; \
 	done
 
+.PHONY: rules
+rules: ## write docs/call-rules.md anew: which tests show which rule
+	go test ./internal/arch -run '^TestEveryRuleHasATest$$' -args -arch.update
+
 .PHONY: schedules
 schedules: ## play 100,000 random schedules of calls, some ten minutes (SCHEDULES=n)
 	$(TEST) ./protocols/call -run 'CALL14RandomSchedules$$' -timeout 2h -args -call.schedules $(SCHEDULES)

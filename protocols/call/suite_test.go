@@ -27,6 +27,7 @@ func serving(t testing.TB, more ...call.Operation) *call.Protocol {
 	return p
 }
 
+// CALL-21: any mix of streams, in both directions; CALL-27: batches among it.
 func TestSuiteOverPipe(t *testing.T) {
 	a, b := protocols.Pipe(call.ALPN)
 	x, y := serve(t, a, serving(t), known()), serve(t, b, serving(t), known())
