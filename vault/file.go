@@ -269,19 +269,26 @@ func load(home string, passphrase []byte) (*openFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	plain, workFactor, err := unseal(sealed, passphrase, MaxWorkFactor)
+	f := &openFile{sealed: sealed}
+	return f, undisturbed(func() error { return f.unseal(passphrase) })
+}
+
+// unseal reads what the sealed file holds.
+func (f *openFile) unseal(passphrase []byte) error {
+	plain, workFactor, err := unseal(f.sealed, passphrase, MaxWorkFactor)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", vaultFile, err)
+		return fmt.Errorf("%s: %w", vaultFile, err)
 	}
 	defer wipe.Bytes(plain)
-	p, err := decodePayload(plain)
+	f.workFactor = workFactor
+	f.payload, err = decodePayload(plain)
 	if errors.Is(err, ErrUnsupported) {
-		return nil, fmt.Errorf("%s: %w", vaultFile, err)
+		return fmt.Errorf("%s: %w", vaultFile, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrCorruptFile, vaultFile, err)
+		return fmt.Errorf("%w: %s: %w", ErrCorruptFile, vaultFile, err)
 	}
-	return &openFile{sealed: sealed, workFactor: workFactor, payload: p}, nil
+	return nil
 }
 
 // save writes the vault file, under the lock of its home.

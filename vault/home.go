@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/gofrs/flock"
 )
@@ -25,7 +27,29 @@ func lockHome(home string) (unlock func(), err error) {
 	if !locked {
 		return nil, ErrFileInUse
 	}
+	if err := removeLeftovers(home); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
 	return func() { _ = lock.Close() }, nil
+}
+
+// removeLeftovers deletes what writes that were cut off have left behind: who
+// has the lock is the only one to write.
+func removeLeftovers(home string) error {
+	entries, err := os.ReadDir(home)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		for _, name := range []string{vaultFile, sidecarFile, credentialsFile} {
+			if strings.HasPrefix(entry.Name(), "."+name) && entry.Type().IsRegular() {
+				if err := os.Remove(filepath.Join(home, entry.Name())); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // readVaultFile is readFile for what makes a vault.

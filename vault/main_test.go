@@ -4,7 +4,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"os"
-	"os/exec"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -13,25 +12,15 @@ import (
 	"github.com/alkdev/alknet-p2p/vault"
 )
 
-// childVar names the part that a test plays in a process of its own.
-const childVar = "VAULT_TEST_CHILD"
-
 func TestMain(m *testing.M) {
 	if part := os.Getenv(childVar); part != "" {
-		os.Exit(children[part](os.Args[1:]))
+		os.Exit(runChild(part, os.Args[1:]))
 	}
 	goleak.VerifyTestMain(m)
 }
 
-// child is a command that runs a part of children.
-func child(t testing.TB, part string, args ...string) *exec.Cmd {
-	t.Helper()
-	require.NotNil(t, children[part])
-	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
-	cmd.Env = append(os.Environ(), childVar+"="+part)
-	cmd.Stderr = os.Stderr
-	return cmd
-}
+// childVar names the part that a test plays in a process of its own.
+const childVar = "VAULT_TEST_CHILD"
 
 const about = "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about"
 

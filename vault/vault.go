@@ -107,11 +107,13 @@ func (v *Vault) Unlock(m *Mnemonic, passphrase []byte) error {
 	if m == nil {
 		return fmt.Errorf("%w: no phrase", ErrMnemonic)
 	}
-	seed, err := m.seed(passphrase) // slow by design, so without the lock
-	if err != nil {
-		return err
-	}
-	return v.state.unlock(seed)
+	return undisturbed(func() error {
+		seed, err := m.seed(passphrase) // slow by design, so without the lock
+		if err != nil {
+			return err
+		}
+		return v.state.unlock(seed)
+	})
 }
 
 // UnlockNew makes a mnemonic of 12, 15, 18, 21 or 24 words, unlocks the vault
@@ -335,7 +337,9 @@ func (s *state) keyLocked(id cacheKey, indices []uint32) (*DerivedKey, error) {
 	}
 	var key *DerivedKey
 	var err error
-	useErr := s.seed.use(func(seed []byte) { key, err = deriveKey(id.keyType, seed, indices) })
+	useErr := undisturbed(func() error {
+		return s.seed.use(func(seed []byte) { key, err = deriveKey(id.keyType, seed, indices) })
+	})
 	if useErr != nil {
 		return nil, useErr
 	}
