@@ -197,3 +197,69 @@ func TestDispatchAdmits(t *testing.T) {
 	defer near.Close(0, "done")
 	require.NoError(t, r.Dispatch(far, a.fingerprint(t)))
 }
+
+// NODE-16: whose the key is, is resolved before Handle starts, once; the handler
+// resolves nothing.
+func TestNODE16ResolvedBeforeHandle(t *testing.T) {
+	overTransports(t, func(t *testing.T, a, b *testHost) {
+		peers := &counting{Provider: peersOf(t, auth.PeerEntry{PeerName: "worker-a", Fingerprints: []string{a.fingerprint(t)}, Enabled: true})}
+		server := record(echo(alpnA))
+		newRouter(t, b, peers, server)
+		ra := newRouter(t, a, nil, echo(alpnA))
+		conn, err := ra.Open(t.Context(), b.ID(), alpnA, "")
+		require.NoError(t, err)
+		require.Equal(t, "x", roundTrip(t, conn, "x"))
+		require.Equal(t, "worker-a", receive(t, server.sessions).peer.Identity.ID)
+		asked := peers.keys.Load()
+		for range 10 {
+			require.Equal(t, "x", roundTrip(t, conn, "x"))
+		}
+		require.Equal(t, asked, peers.keys.Load(), "not for each stream")
+		require.Zero(t, peers.tokens.Load(), "tokens are the handler's affair")
+	})
+}
+
+// counting counts what a Provider is asked.
+type counting struct {
+	auth.Provider
+	keys, tokens atomic.Int32
+}
+
+func (c *counting) ResolveFromFingerprint(fp string) (auth.Identity, bool) {
+	c.keys.Add(1)
+	return c.Provider.ResolveFromFingerprint(fp)
+}
+
+func (c *counting) ResolveFromToken(t auth.Token) (auth.Identity, bool) {
+	c.tokens.Add(1)
+	return c.Provider.ResolveFromToken(t)
+}
+
+// NODE-40, NODE-53: an address says where, never who: another key at the
+// address of a peer in the registry is nobody, dialled or dialling.
+func TestNODE40AddressIsNoIdentity(t *testing.T) {
+	overTransports(t, func(t *testing.T, a, b *testHost) {
+		friend := newHostLike(t, b)
+		peers := peersOf(t, auth.PeerEntry{PeerName: "friend", Fingerprints: []string{friend.fingerprint(t)}, Enabled: true})
+		server := record(echo(alpnA))
+		ra := newRouter(t, a, peers, server)
+		newRouter(t, b, nil, echo(alpnA))
+		// a takes b's address for the friend's.
+		a.Peerstore().ClearAddrs(b.ID())
+		a.Peerstore().AddAddrs(friend.ID(), b.Addrs(), time.Hour)
+		_, err := ra.Open(t.Context(), friend.ID(), alpnA, "friend")
+		require.Error(t, err, "the key that answers is another")
+		require.Empty(t, ra.Sessions())
+
+		// Dialled by its own key it is a session without a name or rights.
+		a.know(b)
+		conn, err := ra.Open(t.Context(), b.ID(), alpnA, "")
+		require.NoError(t, err)
+		require.Equal(t, "x", roundTrip(t, conn, "x"))
+		s := receive(t, server.sessions)
+		require.Nil(t, s.peer.Identity)
+		require.Nil(t, s.peer.Caller())
+		_, err = ra.Open(t.Context(), b.ID(), alpnA, "friend")
+		require.ErrorIs(t, err, protocols.ErrWrongPeer)
+	})
+}

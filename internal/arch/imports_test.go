@@ -95,6 +95,7 @@ func TestImportsPointOneWay(t *testing.T) {
 	}
 }
 
+// NODE-31, among others: what decides who may do what touches no file.
 func TestBarredImports(t *testing.T) {
 	for _, f := range theTree(t).sources() {
 		if _, ok := exempt[f.pkg]; ok {

@@ -70,6 +70,7 @@ func TestNODE27UpdateRefusesInvalid(t *testing.T) {
 	require.Equal(t, string(before), string(after))
 }
 
+// NODE-27, NODE-37: an error names file, line and field.
 func TestNODE27LoadNamesFileLineAndField(t *testing.T) {
 	path := file(t)
 	for text, want := range map[string]string{
@@ -134,7 +135,8 @@ func TestUpdateGivesUpWithItsContext(t *testing.T) {
 	}))
 }
 
-func TestWatchReloads(t *testing.T) {
+// NODE-33: another process's change is seen by watching the folder.
+func TestNODE33WatchReloads(t *testing.T) {
 	path := file(t)
 	peers, err := auth.NewPeers(nil)
 	require.NoError(t, err)

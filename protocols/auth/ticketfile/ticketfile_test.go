@@ -167,3 +167,20 @@ func TestOpenRefuses(t *testing.T) {
 		require.ErrorContains(t, err, why)
 	}
 }
+
+// NODE-32: what a store fails with has a kind: not found, not readable as what
+// it should be, or the system's own error.
+func TestNODE32ErrorsHaveAKind(t *testing.T) {
+	path, _, _, _ := issue(t)
+	f := open(t, path)
+	require.ErrorIs(t, f.Update(t.Context(), func(l *ticket.Ledger) error {
+		return l.Revoke("000102030405060708090a0b0c0d0e0f")
+	}), ticket.ErrUnknown)
+	_, err := ticketfile.Open(filepath.Dir(path))
+	var system *os.PathError
+	require.ErrorAs(t, err, &system)
+	require.NotErrorIs(t, err, ticketfile.ErrInvalid)
+	require.NoError(t, os.WriteFile(path, []byte("{"), 0o600))
+	require.ErrorIs(t, f.Reload(), ticketfile.ErrInvalid)
+	require.Len(t, f.Snapshot().Ledger().Tickets, 1, "the old ledger stays")
+}
