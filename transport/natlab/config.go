@@ -182,7 +182,7 @@ func (p Peer) check(kinds map[string]Kind) error {
 	}
 	switch p.PortMapping {
 	case NoPortMapping:
-	case PortMappingGrants, PortMappingDenies:
+	case PortMappingGrants, PortMappingUPnP, PortMappingDenies:
 		if p.policy().mapping == untranslated {
 			return fmt.Errorf("kind %s has no ports to give", p.Kind)
 		}

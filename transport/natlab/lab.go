@@ -66,7 +66,7 @@ func New(c Config) (*Lab, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	if err := available(); err != nil {
+	if err := c.available(); err != nil {
 		return nil, err
 	}
 	if err := removeStale(); err != nil {
@@ -332,13 +332,17 @@ func (l *Lab) disarm(key string) {
 }
 
 // available says what the machine lacks for building labs.
-func available() error {
+func (c Config) available() error {
 	if err := capable(); err != nil {
 		return err
 	}
-	for _, name := range []string{"ip", "nft"} {
+	programs := []string{"ip", "nft"}
+	if slices.ContainsFunc(c.Peers, func(p Peer) bool { return p.PortMapping != NoPortMapping }) {
+		programs = append(programs, "miniupnpd")
+	}
+	for _, name := range programs {
 		if _, err := exec.LookPath(name); err != nil {
-			return fmt.Errorf("%w: %w (Debian packages iproute2 and nftables)", ErrUnavailable, err)
+			return fmt.Errorf("%w: %w (Debian packages iproute2, nftables and miniupnpd-nftables)", ErrUnavailable, err)
 		}
 	}
 

@@ -14,6 +14,7 @@ type PortMapping string
 const (
 	NoPortMapping     PortMapping = ""        // nobody answers them
 	PortMappingGrants PortMapping = "grants"  // ports from 1024 on
+	PortMappingUPnP   PortMapping = "upnp"    // the same, and does not speak NAT-PMP and PCP
 	PortMappingDenies PortMapping = "refuses" // answers, and refuses them all
 )
 
@@ -58,6 +59,10 @@ func (r *router) startMapper() error {
 	if err := r.space.nft(mapperTable); err != nil {
 		return err
 	}
+	natPMP := "yes" // and PCP
+	if r.policy.mapper == PortMappingUPnP {
+		natPMP = "no"
+	}
 	rules := "allow 1024-65535 0.0.0.0/0 1024-65535\n"
 	if r.policy.mapper == PortMappingDenies {
 		rules = ""
@@ -65,7 +70,7 @@ func (r *router) startMapper() error {
 	config := filepath.Join(dir, "miniupnpd.conf")
 	if err := os.WriteFile(config, []byte(`ext_ifname=wan
 listening_ip=lan
-enable_natpmp=yes
+enable_natpmp=`+natPMP+`
 enable_upnp=yes
 secure_mode=yes
 upnp_table_name=miniupnpd
