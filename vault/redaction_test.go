@@ -110,8 +110,14 @@ func TestRedaction(t *testing.T) {
 	require.NoError(t, key.Use(func(b []byte) { private = bytes.Clone(b) }))
 	seed, err := hex.DecodeString("5eb00bbddcf069084889a8ab9155568165f5c453ccb85e70811aaed6f6da5fc19a5ac40b389cd370d086206dec8aa6c43daea6690f20ad3d8d48b2d2ce9e38e4")
 	require.NoError(t, err)
+	aes, err := v.DeriveEncryptionKeyForVersion(2)
+	require.NoError(t, err)
+	ethereum, err := v.DeriveEthereumKey(vault.Ethereum)
+	require.NoError(t, err)
+	old := legacy(t, "", false)
+	kit := &vault.Kit{Mnemonic: m, Profile: "slip10"}
 	options := vault.FileOptions{BIP39Passphrase: []byte("hunter2hunter2")}
-	secrets := [][]byte{[]byte(about), private, seed, options.BIP39Passphrase}
+	secrets := [][]byte{[]byte(about), private, seed, rawPrivate(t, aes), rawPrivate(t, ethereum), options.BIP39Passphrase}
 
 	type unexported struct {
 		m       *vault.Mnemonic
@@ -129,6 +135,7 @@ func TestRedaction(t *testing.T) {
 	subjects := map[string]any{
 		"mnemonic": m, "mnemonic value": *m, "key": key, "key value": *key, "vault": v, "signer": signer,
 		"options": options, "options pointer": &options,
+		"AES key": aes, "Ethereum key": *ethereum, "legacy": old, "legacy value": *old, "kit": kit, "kit value": *kit,
 		"unexported": holder, "unexported pointer": &holder, "exported": exported{m, *key},
 		"slice": []any{m, key, *m, *key}, "map": map[string]any{"m": m, "k": *key},
 	}
@@ -144,12 +151,12 @@ func TestRedaction(t *testing.T) {
 					}
 				}
 			}
-			for _, secret := range secrets[:3] {
+			for _, secret := range secrets[:len(secrets)-1] {
 				require.False(t, bytesWithin(reflect.ValueOf(subject), secret, make(map[uintptr]bool)))
 			}
 		})
 	}
-	for _, subject := range []any{m, *m, key, *key, options} {
+	for _, subject := range []any{m, *m, key, *key, options, aes, *ethereum, old, *old} {
 		for _, text := range renderings(subject) {
 			require.Contains(t, text, "[REDACTED]")
 		}
@@ -177,7 +184,12 @@ func TestMarshalling(t *testing.T) {
 
 	type cborMarshaler interface{ MarshalCBOR() ([]byte, error) }
 	type cborUnmarshaler interface{ UnmarshalCBOR([]byte) error }
-	for _, secret := range []any{m, key, &vault.FileOptions{}} {
+	aes, err := v.DeriveEncryptionKeyForVersion(2)
+	require.NoError(t, err)
+	data, err = json.Marshal(aes)
+	require.NoError(t, err)
+	require.Equal(t, `{"key_type":"Aes256Gcm","private_key":"[REDACTED]","public_key":[]}`, string(data))
+	for _, secret := range []any{m, key, aes, legacy(t, "", false), &vault.FileOptions{}} {
 		_, err := secret.(encoding.BinaryMarshaler).MarshalBinary()
 		require.Error(t, err)
 		_, err = secret.(cborMarshaler).MarshalCBOR()
@@ -188,4 +200,10 @@ func TestMarshalling(t *testing.T) {
 		require.Error(t, secret.(cborUnmarshaler).UnmarshalCBOR(nil))
 		require.Error(t, secret.(gob.GobDecoder).GobDecode(nil))
 	}
+}
+
+func rawPrivate(t *testing.T, k *vault.DerivedKey) (private []byte) {
+	t.Helper()
+	require.NoError(t, k.Use(func(b []byte) { private = bytes.Clone(b) }))
+	return private
 }

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"math/bits"
 	"runtime"
 
 	"golang.org/x/crypto/chacha20poly1305"
@@ -20,12 +21,8 @@ func undisturbed(f func() error) error {
 		held.Val[i] = ^held.Val[i]
 	}
 	for _, fault := range []unix.Signal{unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE, unix.SIGILL, unix.SIGTRAP, unix.SIGABRT, unix.SIGSYS} {
-		bit := uint(fault) - 1
-		size := uint(64)
-		if ^uint(0)>>32 == 0 {
-			size = 32
-		}
-		held.Val[bit/size] &^= 1 << (bit % size)
+		bit := int(fault) - 1
+		held.Val[bit/bits.UintSize] &^= 1 << (bit % bits.UintSize)
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
