@@ -20,6 +20,13 @@
 // caller, and nothing else (CALL-62). Cancellation reaches a handler through
 // its context only.
 //
+// A handler calls other operations through its Request's [Env]: those of this
+// node, of its agent session, and those a session has imported from its peer
+// (RegisterImported). What it reaches is the operation's ScopedEnv, as whom its
+// Authority, and with which outbound secrets its Capabilities; assembly grants
+// all three, peers none. An abort, a deadline and the loss of a session reach
+// everything below a request, on this node and beyond.
+//
 // SPEC.md beside this file describes the wire completely.
 package call
 
