@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -433,14 +434,17 @@ func (h *Host) connRank(c network.Conn) int {
 	return rank
 }
 
-// stockConn is a connection made by a stock transport, TCP before QUIC.
+// stockConn is a connection made by a stock transport, TCP before QUIC, the
+// latest of several.
 func (h *Host) stockConn(p peer.ID) network.Conn {
 	var best network.Conn
 	for _, c := range h.libp2p.Network().ConnsToPeer(p) {
 		if c.IsClosed() || c.Stat().Limited || isMagic(c) {
 			continue
 		}
-		if best == nil || linkRank(c.RemoteMultiaddr()) < linkRank(best.RemoteMultiaddr()) {
+		if best == nil || cmp.Or(
+			linkRank(c.RemoteMultiaddr())-linkRank(best.RemoteMultiaddr()),
+			best.Stat().Opened.Compare(c.Stat().Opened)) < 0 {
 			best = c
 		}
 	}

@@ -29,6 +29,7 @@ const (
 	maxKnown      = 64              // relays this node may choose its homes from
 	firstLinkWait = 5 * time.Second // for a link, by a dial begun before there was one
 	drainTimeout  = 2 * time.Second // for the clients of a relay to find others
+	redialAgain   = 100 * time.Millisecond
 )
 
 // links joins the pool of relay links with the host that dials them and the
@@ -44,10 +45,11 @@ type links struct {
 	mu       sync.Mutex
 	known    []relay.Key
 	observed map[relay.Key]string // where each relay sees this node
+	broken   map[relay.Key]bool   // relays whose last link ended
 }
 
 func newLinks(h *Host) *links {
-	l := &links{h: h, observed: make(map[relay.Key]string)}
+	l := &links{h: h, observed: make(map[relay.Key]string), broken: make(map[relay.Key]bool)}
 	l.live.Store(new([]relay.Key))
 	return l
 }
@@ -167,7 +169,12 @@ func (l *links) setLive(k relay.Key, up bool) {
 	list := slices.DeleteFunc(slices.Clone(*l.live.Load()), func(o relay.Key) bool { return o == k })
 	if up {
 		list = append(list, k)
+		delete(l.broken, k)
 	} else {
+		if len(l.broken) >= maxKnown {
+			clear(l.broken)
+		}
+		l.broken[k] = true
 		delete(l.observed, k)
 	}
 	l.live.Store(&list)
@@ -198,13 +205,78 @@ func (l *links) dial(ctx context.Context, k relay.Key) (relay.Stream, error) {
 		return nil, err
 	}
 	c := l.h.stockConn(p)
+	l.mu.Lock()
+	broken := l.broken[k]
+	l.mu.Unlock()
+	l.h.libp2p.ConnManager().Protect(p, protectLink)
+	if c != nil && broken {
+		return l.redial(ctx, p, c)
+	}
 	if c == nil {
 		if c, err = l.h.stock(ctx, p, l.h.book.get(p)); err != nil {
 			return nil, err
 		}
 	}
-	l.h.libp2p.ConnManager().Protect(p, protectLink)
 	return openOn(ctx, c, RelayProtocol)
+}
+
+// redial opens the stream after a link broke. A connection that is left, by
+// QUIC as a rule, may have outlived a change of address or be as dead as the
+// link: it has to answer, and races against new ones. Those begin at three
+// moments, since the change may not be over and swallow the first.
+func (l *links) redial(ctx context.Context, p peer.ID, left network.Conn) (relay.Stream, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	type result struct {
+		s   network.Stream
+		err error
+	}
+	results := make(chan result, 4)
+	var tries sync.WaitGroup
+	try := func(open func() (network.Stream, error)) {
+		tries.Go(func() {
+			s, err := open()
+			results <- result{s, err}
+		})
+	}
+	try(func() (network.Stream, error) { return openAnswered(ctx, left, RelayProtocol) })
+	for _, after := range [...]time.Duration{0, redialAgain, 3 * redialAgain} {
+		try(func() (network.Stream, error) {
+			timer := time.NewTimer(after)
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
+			c, err := l.h.stock(ctx, p, l.h.book.get(p))
+			if err != nil {
+				return nil, err
+			}
+			return openAnswered(ctx, c, RelayProtocol)
+		})
+	}
+	l.h.wg.Go(func() {
+		tries.Wait()
+		close(results)
+	})
+	var errs []error
+	for r := range results {
+		if r.err != nil {
+			errs = append(errs, r.err)
+			continue
+		}
+		cancel()
+		l.h.wg.Go(func() { // the others are late
+			for r := range results {
+				if r.err == nil {
+					_ = r.s.Reset()
+				}
+			}
+		})
+		return r.s, nil
+	}
+	cancel()
+	return nil, errors.Join(errs...)
 }
 
 // changed hears of links made and lost.

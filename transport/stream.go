@@ -47,6 +47,30 @@ func openOn(ctx context.Context, c network.Conn, id protocol.ID) (network.Stream
 	return &lazyStream{Stream: s, rw: multistream.NewMSSelect(s, id)}, nil
 }
 
+// openAnswered is openOn that returns once the peer has agreed to the protocol:
+// a connection that lost its peer may not know it.
+func openAnswered(ctx context.Context, c network.Conn, id protocol.ID) (network.Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	s, err := c.NewStream(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open stream to %s: %w", c.RemotePeer(), err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
+	err = s.SetProtocol(id)
+	if err == nil {
+		err = multistream.SelectProtoOrFail(id, s)
+	}
+	if !stop() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		_ = s.Reset()
+		return nil, fmt.Errorf("open stream to %s: %w", c.RemotePeer(), err)
+	}
+	return s, nil
+}
+
 // lazyStream sends the protocol's name together with the first bytes and
 // checks the peer's answer on the first read.
 type lazyStream struct {

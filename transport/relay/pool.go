@@ -314,7 +314,11 @@ func (p *Pool) foreign(relay Key) (d *dial, evicted *poolLink, err error) {
 		return nil, nil, fmt.Errorf("open foreign link: %w", s.err)
 	}
 	evicted = p.makeRoom(maxForeign - 1)
-	p.startDial(s, ModeConnect)
+	mode := ModeConnect
+	if slices.Contains(p.homes, relay) && !time.Now().Before(s.homeHold) {
+		mode = ModeHome // it was one, and would only be dialled twice
+	}
+	p.startDial(s, mode)
 	return s.dial, evicted, nil
 }
 

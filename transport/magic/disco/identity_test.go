@@ -382,7 +382,7 @@ func writeVectors(t *testing.T) {
 	tx := disco.TxID{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}
 	boot := disco.BootID([]byte{0, 0, 1, 0x8b, 0xcf, 0xe5, 0x68, 0, 1, 2, 3, 4, 5, 6, 7, 8})
 	p := disco.Ping{TxID: tx, BootID: boot}
-	call := disco.CallMeMaybe{Addrs: []netip.AddrPort{v4, v6}, Homes: [][32]byte{{31: 1}}}
+	call := disco.CallMeMaybe{TxID: tx, BootID: boot, Addrs: []netip.AddrPort{v4, v6}, Homes: [][32]byte{{31: 1}}}
 	var out []vector
 	for _, s := range []struct {
 		name string
@@ -392,8 +392,8 @@ func writeVectors(t *testing.T) {
 		{"ping over a relay", disco.Relayed, p},
 		{"pong over a relay", disco.Relayed, disco.Pong{TxID: tx, BootID: boot}},
 		{"call-me-maybe", disco.Relayed, call},
-		{"path gone", disco.Relayed, disco.PathGone{Addr: v6}},
-		{"hello", disco.Introduction, disco.Hello{BootID: boot}},
+		{"path gone", disco.Relayed, disco.PathGone{TxID: tx, BootID: boot, Addr: v6}},
+		{"hello", disco.Introduction, disco.Hello{TxID: tx, BootID: boot}},
 		{"cold ping", disco.Introduction, p},
 		{"ping of 128 bytes", disco.Direct, p.Sized(disco.Direct, 128)},
 		{"pong", disco.Direct, disco.Pong{TxID: tx, BootID: boot, Observed: v4}},

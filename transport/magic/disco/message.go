@@ -25,7 +25,8 @@ const (
 // ErrMalformed says that a packet or message breaks the format.
 var ErrMalformed = errors.New("malformed disco packet")
 
-// TxID ties a Pong to its Ping. It is random.
+// TxID names one message, by which a recording of it is told from it, and ties a
+// Pong to its Ping. It is random.
 type TxID [12]byte
 
 // NewTxID returns a random transaction id.
@@ -51,6 +52,9 @@ func (b BootID) Before(other BootID) bool { return bytes.Compare(b[:], other[:])
 // Message is a Ping, Pong, CallMeMaybe, PathGone or Hello. Messages are passed
 // by value.
 type Message interface {
+	// Stamp tells a message from a recording of it, and names the run of the
+	// node that sent it. A Pong has the transaction of its Ping.
+	Stamp() (TxID, BootID)
 	// append appends the type and the body.
 	append(dst []byte) ([]byte, error)
 }
@@ -92,42 +96,58 @@ type Pong struct {
 // CallMeMaybe names addresses at which the sender may be reached and which it
 // pings from. It is sent over relays only.
 type CallMeMaybe struct {
-	Addrs []netip.AddrPort // at most MaxAddrs
-	Homes [][32]byte       // keys of the sender's home relays, at most MaxHomes (PATH-29)
+	TxID   TxID
+	BootID BootID
+	Addrs  []netip.AddrPort // at most MaxAddrs
+	Homes  [][32]byte       // keys of the sender's home relays, at most MaxHomes (PATH-29)
 }
 
 // PathGone says that packets sent to Addr no longer reach the sender.
 type PathGone struct {
+	TxID   TxID
+	BootID BootID
 	// Addr is one of the sender's addresses; zero means all of them.
 	Addr netip.AddrPort
 }
 
 // Hello makes the sender's key of this boot known; it travels in an
 // introduction only, whose header names the key.
-type Hello struct{ BootID BootID }
+type Hello struct {
+	TxID   TxID
+	BootID BootID
+}
+
+// Stamp implements Message.
+func (m Ping) Stamp() (TxID, BootID) { return m.TxID, m.BootID }
+
+// Stamp implements Message.
+func (m Pong) Stamp() (TxID, BootID) { return m.TxID, m.BootID }
+
+// Stamp implements Message.
+func (m CallMeMaybe) Stamp() (TxID, BootID) { return m.TxID, m.BootID }
+
+// Stamp implements Message.
+func (m PathGone) Stamp() (TxID, BootID) { return m.TxID, m.BootID }
+
+// Stamp implements Message.
+func (m Hello) Stamp() (TxID, BootID) { return m.TxID, m.BootID }
 
 func (m Ping) append(dst []byte) ([]byte, error) {
 	if m.Padding < 0 || m.Padding > MaxPacket {
 		return dst, fmt.Errorf("ping with padding %d: %w", m.Padding, ErrMalformed)
 	}
-	dst = append(dst, typePing)
-	dst = append(dst, m.TxID[:]...)
-	dst = append(dst, m.BootID[:]...)
-	return append(dst, make([]byte, m.Padding)...), nil
+	return append(appendStamp(dst, typePing, m.TxID, m.BootID), make([]byte, m.Padding)...), nil
 }
 
 func (m Pong) append(dst []byte) ([]byte, error) {
-	dst = append(dst, typePong)
-	dst = append(dst, m.TxID[:]...)
-	dst = append(dst, m.BootID[:]...)
-	return appendOptionalAddr(dst, m.Observed)
+	return appendOptionalAddr(appendStamp(dst, typePong, m.TxID, m.BootID), m.Observed)
 }
 
 func (m CallMeMaybe) append(dst []byte) ([]byte, error) {
 	if len(m.Addrs) > MaxAddrs || len(m.Homes) > MaxHomes {
 		return dst, fmt.Errorf("call-me-maybe with %d addresses, %d homes: %w", len(m.Addrs), len(m.Homes), ErrMalformed)
 	}
-	dst = append(dst, typeCallMeMaybe, byte(len(m.Addrs)))
+	dst = append(appendStamp(dst, typeCallMeMaybe, m.TxID, m.BootID), byte(len(m.Addrs)))
 	var err error
 	for _, a := range m.Addrs {
 		if dst, err = appendAddr(dst, a); err != nil {
@@ -142,11 +162,16 @@ func (m CallMeMaybe) append(dst []byte) ([]byte, error) {
 }
 
 func (m PathGone) append(dst []byte) ([]byte, error) {
-	return appendOptionalAddr(append(dst, typePathGone), m.Addr)
+	return appendOptionalAddr(appendStamp(dst, typePathGone, m.TxID, m.BootID), m.Addr)
 }
 
 func (m Hello) append(dst []byte) ([]byte, error) {
-	return append(append(dst, typeHello), m.BootID[:]...), nil
+	return appendStamp(dst, typeHello, m.TxID, m.BootID), nil
+}
+
+// appendStamp appends what every message begins with.
+func appendStamp(dst []byte, typ byte, tx TxID, boot BootID) []byte {
+	return append(append(append(dst, typ), tx[:]...), boot[:]...)
 }
 
 // AppendMessage appends the plain form of the message, as it is sealed.
@@ -156,28 +181,23 @@ func AppendMessage(dst []byte, m Message) ([]byte, error) { return m.append(dst)
 // AppendMessage makes.
 func ParseMessage(b []byte) (Message, error) {
 	r := reader{rest: b}
+	t := r.byte()
+	var tx TxID
+	copy(tx[:], r.take(len(tx)))
+	var boot BootID
+	copy(boot[:], r.take(len(boot)))
 	var m Message
-	switch t := r.byte(); t {
+	switch t {
 	case typePing:
-		var p Ping
-		copy(p.TxID[:], r.take(len(p.TxID)))
-		copy(p.BootID[:], r.take(len(p.BootID)))
-		p.Padding = r.zeros()
-		m = p
+		m = Ping{TxID: tx, BootID: boot, Padding: r.zeros()}
 	case typePong:
-		var p Pong
-		copy(p.TxID[:], r.take(len(p.TxID)))
-		copy(p.BootID[:], r.take(len(p.BootID)))
-		p.Observed = r.optionalAddr()
-		m = p
+		m = Pong{TxID: tx, BootID: boot, Observed: r.optionalAddr()}
 	case typeCallMeMaybe:
-		m = r.callMeMaybe()
+		m = r.callMeMaybe(tx, boot)
 	case typePathGone:
-		m = PathGone{Addr: r.optionalAddr()}
+		m = PathGone{TxID: tx, BootID: boot, Addr: r.optionalAddr()}
 	case typeHello:
-		var h Hello
-		copy(h.BootID[:], r.take(len(h.BootID)))
-		m = h
+		m = Hello{TxID: tx, BootID: boot}
 	default:
 		return nil, fmt.Errorf("message type %d: %w", t, ErrMalformed)
 	}
@@ -219,8 +239,8 @@ func (r *reader) zeros() int {
 	return n
 }
 
-func (r *reader) callMeMaybe() CallMeMaybe {
-	var m CallMeMaybe
+func (r *reader) callMeMaybe(tx TxID, boot BootID) CallMeMaybe {
+	m := CallMeMaybe{TxID: tx, BootID: boot}
 	n := int(r.byte())
 	r.bad = r.bad || n > MaxAddrs
 	for range n {

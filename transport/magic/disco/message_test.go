@@ -19,7 +19,7 @@ var (
 func samples() map[string]disco.Message {
 	tx := disco.TxID{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}
 	boot := disco.BootID{5: 0x01, 6: 0x80, 15: 0xff}
-	full := disco.CallMeMaybe{}
+	full := disco.CallMeMaybe{TxID: tx, BootID: boot}
 	for i := range disco.MaxAddrs {
 		full.Addrs = append(full.Addrs, netip.AddrPortFrom(v4.Addr(), uint16(i+1)))
 	}
@@ -31,12 +31,12 @@ func samples() map[string]disco.Message {
 		"padded ping":            disco.Ping{TxID: tx, BootID: boot, Padding: 7},
 		"pong":                   disco.Pong{TxID: tx, BootID: boot, Observed: v4},
 		"pong over a relay":      disco.Pong{TxID: tx, BootID: boot},
-		"call-me-maybe":          disco.CallMeMaybe{Addrs: []netip.AddrPort{v4, v6}, Homes: [][32]byte{{1}, {2}}},
-		"empty call-me-maybe":    disco.CallMeMaybe{},
+		"call-me-maybe":          disco.CallMeMaybe{TxID: tx, BootID: boot, Addrs: []netip.AddrPort{v4, v6}, Homes: [][32]byte{{1}, {2}}},
+		"empty call-me-maybe":    disco.CallMeMaybe{TxID: tx, BootID: boot},
 		"full call-me-maybe":     full,
-		"path gone":              disco.PathGone{Addr: v6},
-		"path gone, all of them": disco.PathGone{},
-		"hello":                  disco.Hello{BootID: boot},
+		"path gone":              disco.PathGone{TxID: tx, BootID: boot, Addr: v6},
+		"path gone, all of them": disco.PathGone{TxID: tx, BootID: boot},
+		"hello":                  disco.Hello{TxID: tx, BootID: boot},
 	}
 }
 
@@ -66,21 +66,25 @@ func TestParseRefuses(t *testing.T) {
 		ip := ap.Addr().As16()
 		return append(ip[:], byte(ap.Port()>>8), byte(ap.Port()))
 	}
-	gone := func(a string) []byte { return append([]byte{4}, addr(a)...) }
+	stamped := func(kind byte, rest ...byte) []byte {
+		return append(append([]byte{kind}, make([]byte, 28)...), rest...)
+	}
+	gone := func(a string) []byte { return stamped(4, addr(a)...) }
 	for name, raw := range map[string][]byte{
 		"nothing":             {},
-		"type zero":           {0},
-		"unknown type":        {6},
-		"padding of ones":     append(append([]byte{1}, make([]byte, 28)...), 1),
+		"type zero":           stamped(0),
+		"unknown type":        stamped(6),
+		"padding of ones":     stamped(1, 1),
+		"nothing but a type":  {5},
 		"port zero":           gone("198.51.100.7:0"),
 		"multicast":           gone("224.0.0.1:5353"),
 		"multicast IPv6":      gone("[ff02::fb]:5353"),
 		"broadcast":           gone("255.255.255.255:1"),
 		"unspecified":         gone("0.0.0.0:1"),
 		"unspecified IPv6":    gone("[::]:1"),
-		"17 addresses":        append(append([]byte{3, 17}, bytes.Repeat(addr("198.51.100.7:1"), 17)...), 0),
-		"5 homes":             append([]byte{3, 0, 5}, make([]byte, 5*32)...),
-		"255 addresses, none": {3, 255},
+		"17 addresses":        append(append(stamped(3, 17), bytes.Repeat(addr("198.51.100.7:1"), 17)...), 0),
+		"5 homes":             append(stamped(3, 0, 5), make([]byte, 5*32)...),
+		"255 addresses, none": stamped(3, 255),
 	} {
 		_, err := disco.ParseMessage(raw)
 		require.ErrorIs(t, err, disco.ErrMalformed, name)

@@ -10,6 +10,7 @@ package path
 
 import (
 	"cmp"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"time"
@@ -94,8 +95,8 @@ func (k EventKind) String() string {
 // Activity is what the data plane saw; times are zero when it never happened.
 type Activity struct {
 	LastData   time.Time // data in either direction, keep-alives apart
-	LastRecv   time.Time // anything of the peer, probes included
-	Unanswered time.Time // oldest data sent since LastRecv
+	LastRecv   time.Time // anything of the peer over the best path, probes included
+	Unanswered time.Time // oldest data sent since that, or data over another path
 	Held       bool      // a connection is open, be it idle
 }
 
@@ -119,11 +120,23 @@ const (
 	giveUp        = 10 * time.Second // a relay that never answered
 	giveUpDirect  = 60 * time.Second // an address that never answered
 	knockAgain    = 20 * time.Millisecond
-	slowProbe     = 5 * time.Second // to such an address, after the first second (PATH-16)
-	missesToDead  = 5               // pings a suspect may miss (PATH-18)
+	slowProbe     = 5 * time.Second  // to such an address, after the first second (PATH-16)
+	lateProbe     = time.Second      // the same, while it worked not long ago
+	lateFor       = 30 * time.Second // how long that is
+	settled       = 4                // answers after which the round trip is known
+	settleEvery   = 50 * time.Millisecond
+	missesToDead  = 5 // pings a suspect may miss (PATH-18)
 	maxDoubtAgain = 4 * time.Second
+	maxDoubtRelay = 60 * time.Second
 	doubtAgain    = 250 * time.Millisecond // between two doubts about the best path
 	dwell         = 2 * time.Second        // between two changes of the best path (PATH-19)
+	firstDamping  = 2 * time.Second        // of a path that failed twice within flapWithin
+	lastDamping   = 60 * time.Second
+	flapWithin    = 60 * time.Second
+	lossWindow    = 20 // pings that tell whether a path is lossy
+	lossyAbove    = 4  // of them lost
+	cleanUpTo     = 2
+	sixAhead      = 3 * time.Millisecond // of IPv6 before IPv4
 	retryWaiting  = 250 * time.Millisecond
 	retryIdle     = 5 * time.Second
 	retryFor      = 30 * time.Second
@@ -140,7 +153,7 @@ type Machine struct {
 	doubted  time.Time // when the last doubt began
 	doubtVia ID        // the path it came from
 	doubts   int       // since the path was chosen; they become rarer as they prove unfounded
-	doubt    time.Time // since when the peer does not seem to get our direct packets; zero: it does
+	doubt    time.Time // since when the peer does not seem to get what we send; zero: it does
 	pings    []ID
 	events   []Event
 }
@@ -158,7 +171,13 @@ type entry struct {
 	misses   int
 	next     time.Time // next ping of the schedule, while probing
 	opened   bool
-	reprobe  bool // worth another try when nothing else works
+	reprobe  bool      // worth another try when nothing else works
+	worked   time.Time // when it was last given up after it had answered
+	history  uint32    // its last pings, the latest in the lowest bit; 1: lost
+	lossy    bool
+	flaps    int       // failures as the best path, the earlier ones less than flapWithin ago
+	flapped  time.Time // the last one
+	damped   time.Time // until when it is not chosen again, unless it is all there is
 }
 
 // Found adds a candidate, or gives a dead one another chance. reset starts a
@@ -212,6 +231,9 @@ func (m *Machine) Pong(now time.Time, id ID, sent time.Time) {
 	}
 	e.observe(now.Sub(sent))
 	e.misses = 0
+	if sent.After(e.answered) {
+		e.count(0)
+	}
 	if e == m.best && !sent.Before(m.doubt) {
 		m.doubt = time.Time{}
 	}
@@ -273,12 +295,18 @@ func (m *Machine) Tick(now time.Time, act Activity) time.Time {
 					sooner(half)
 				case e.pinged.Before(act.Unanswered):
 					m.ping(now, e)
+					if r := m.runnerUp(); r != nil { // in time to know whether it works
+						m.ping(now, r)
+					}
 					sooner(now.Add(e.limit() / 2))
 				default:
 					sooner(e.pinged.Add(e.limit() / 2))
 				}
 			}
-			if beat := act.beat(active); beat > 0 && m.beats(e) {
+			if beat := act.beat(active); beat > 0 && (e == m.best || e == m.runnerUp()) {
+				if e.samples < settled && !e.answered.Before(e.pinged) {
+					beat = settleEvery
+				}
 				if next := e.pinged.Add(beat); now.Before(next) {
 					sooner(next)
 				} else {
@@ -300,8 +328,11 @@ func (m *Machine) Tick(now time.Time, act Activity) time.Time {
 				continue
 			}
 			every := retryIdle
-			if waiting {
+			switch {
+			case waiting:
 				every = retryWaiting
+			case now.Sub(e.worked) < lateFor:
+				every = lateProbe
 			}
 			if now.Sub(e.pinged) >= every {
 				e.state, e.since, e.born, e.misses = Probing, now, now, 0
@@ -337,16 +368,21 @@ func (m *Machine) Shake(now time.Time) {
 	m.choose(now)
 }
 
-// Doubt says that the peer's data comes over another path than our best one,
-// which is direct: perhaps ours does not reach it, or it is no longer there.
+// Doubt says that the peer's data comes over another path than our best one:
+// perhaps ours does not reach it, or it is no longer there.
 // Data is doubled over that path until the best one answers a ping (PATH-18).
 func (m *Machine) Doubt(now time.Time, via ID) {
 	b := m.best
-	if b == nil || b.id == via || b.id.Kind() != Direct || b.state != Valid || !m.doubt.IsZero() {
+	if b == nil || b.id == via || b.state != Valid || !m.doubt.IsZero() {
 		return
 	}
 	// The first one is mostly about what was still under way over the old path.
-	if m.doubts > 1 && now.Sub(m.doubted) < min(doubtAgain<<min(m.doubts-2, 8), maxDoubtAgain) {
+	// Of two relays each side may well prefer another for good.
+	rarest := maxDoubtAgain
+	if b.id.Kind() == Relayed {
+		rarest = maxDoubtRelay
+	}
+	if m.doubts > 1 && now.Sub(m.doubted) < min(doubtAgain<<min(m.doubts-2, 8), rarest) {
 		return
 	}
 	m.doubt, m.doubted, m.doubtVia = now, now, via
@@ -382,6 +418,15 @@ func (m *Machine) Best() (id ID, state State, rtt time.Duration, since time.Time
 		return ID{}, Unknown, 0, time.Time{}, false
 	}
 	return m.best.id, m.best.state, m.best.rtt, m.selected, true
+}
+
+// Quiet is how long the peer may be silent while data waits before something
+// must be wrong with the path, and what was sent lately lost (PATH-18).
+func (m *Machine) Quiet() time.Duration {
+	if m.best == nil {
+		return retryWaiting
+	}
+	return m.best.limit()
 }
 
 // State of one path.
@@ -447,8 +492,7 @@ func (m *Machine) judge(now time.Time, e *entry, act Activity) bool {
 	if !e.answered.Before(e.pinged) || now.Sub(e.pinged) < e.missAfter() {
 		return false
 	}
-	// What comes from the peer does not tell that it gets what we send, once it
-	// prefers a relay.
+	// What comes over another path does not tell that this one works.
 	return e != m.best || act.LastRecv.Before(e.pinged) || !m.doubt.IsZero()
 }
 
@@ -460,7 +504,11 @@ func (m *Machine) unanswered(now time.Time, e *entry, act Activity) bool {
 }
 
 func (m *Machine) suspect(now time.Time, e *entry) {
+	e.count(1)
 	e.state, e.since, e.misses = Suspect, now, 0
+	if e == m.best {
+		e.flap(now)
+	}
 	m.emit(Suspected, e, "data and ping unanswered")
 	for _, o := range m.paths {
 		if o.state == Valid || o.state == Suspect {
@@ -472,7 +520,9 @@ func (m *Machine) suspect(now time.Time, e *entry) {
 func (m *Machine) kill(now time.Time, e *entry, reason string) {
 	was := e.opened
 	e.state, e.since, e.opened, e.samples, e.better = Dead, now, false, 0, 0
+	e.history, e.lossy = 0, false
 	if was {
+		e.worked = now
 		m.emit(Closed, e, reason)
 	}
 	if m.best == e {
@@ -481,6 +531,9 @@ func (m *Machine) kill(now time.Time, e *entry, reason string) {
 }
 
 func (m *Machine) ping(now time.Time, e *entry) {
+	if e.state == Valid && e.answered.Before(e.pinged) && now.Sub(e.pinged) >= e.missAfter() {
+		e.count(1) // the one before, forgiven since data came
+	}
 	m.pings = append(m.pings, e.id)
 	e.pinged = now
 	if e.state == Probing {
@@ -499,6 +552,9 @@ func (e *entry) schedule(now time.Time) time.Time {
 		if t := e.born.Add(time.Duration(ms) * time.Millisecond); t.After(now) {
 			return t
 		}
+	}
+	if now.Sub(e.worked) < lateFor {
+		return now.Add(lateProbe)
 	}
 	return now.Add(slowProbe)
 }
@@ -519,22 +575,14 @@ func (m *Machine) emit(k EventKind, e *entry, reason string) {
 	m.events = append(m.events, Event{Kind: k, Path: e.id, RTT: e.rtt, Reason: reason})
 }
 
-// beats says whether the path gets heartbeats: the best and one runner-up.
-func (m *Machine) beats(e *entry) bool {
-	if e == m.best {
-		return true
-	}
-	n := 0
-	for _, o := range m.ranked() {
-		if o == m.best || o.state != Valid {
-			continue
+// runnerUp is the path that answers and comes next to the best one.
+func (m *Machine) runnerUp() *entry {
+	for _, e := range m.ranked() {
+		if e != m.best && e.state == Valid {
+			return e
 		}
-		if o == e {
-			return n == 0
-		}
-		n++
 	}
-	return false
+	return nil
 }
 
 // compare counts how often in a row a path beat the best one by enough.
@@ -542,28 +590,30 @@ func (m *Machine) compare(e *entry) {
 	if m.best == nil || e == m.best || e.id.Kind() != m.best.id.Kind() {
 		return
 	}
-	if margin := max(5*time.Millisecond, m.best.rtt/5); e.rtt+margin <= m.best.rtt {
+	if margin := max(5*time.Millisecond, m.best.rtt/5); e.cost()+margin <= m.best.cost() {
 		e.better++
 	} else {
 		e.better = 0
 	}
 }
 
-// choose applies PATH-19: direct before relayed, at once upward; within a
-// kind only for a gain that lasts.
+// choose applies PATH-19: direct before relayed, at once upward, but not to one
+// that comes and goes; within a kind only for a gain that lasts.
 func (m *Machine) choose(now time.Time) {
 	var top *entry
 	for _, e := range m.ranked() {
-		if e.state == Valid {
+		if e.state == Valid && (top == nil || now.Before(top.damped) && !now.Before(e.damped)) {
 			top = e
-			break
 		}
 	}
 	if top == nil || top == m.best {
 		return
 	}
-	if b := m.best; b != nil && b.state == Valid && b.id.Kind() == top.id.Kind() {
-		if top.better < 3 || now.Sub(m.selected) < dwell {
+	if b := m.best; b != nil && b.state == Valid {
+		if now.Before(top.damped) {
+			return
+		}
+		if b.id.Kind() == top.id.Kind() && b.lossy == top.lossy && (top.better < 3 || now.Sub(m.selected) < dwell) {
 			return
 		}
 	}
@@ -575,17 +625,62 @@ func (m *Machine) choose(now time.Time) {
 }
 
 // ranked orders the paths, best first, without regard to the present choice.
+// One that loses much comes after every clean one that answers (PATH-19).
 func (m *Machine) ranked() []*entry {
-	order := map[State]int{Valid: 0, Suspect: 1, Probing: 2, Dead: 3}
+	order := [...]int{Unknown: 4, Valid: 0, Suspect: 1, Probing: 2, Dead: 3}
 	out := slices.Clone(m.paths)
 	slices.SortStableFunc(out, func(a, b *entry) int {
 		return cmp.Or(
 			cmp.Compare(order[a.state], order[b.state]),
+			cmp.Compare(truth(a.lossy), truth(b.lossy)),
 			cmp.Compare(b.id.Kind(), a.id.Kind()),
-			cmp.Compare(a.rtt, b.rtt),
+			cmp.Compare(a.cost(), b.cost()),
 		)
 	})
 	return out
+}
+
+func truth(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// cost is the round trip by which paths of a kind compare.
+func (e *entry) cost() time.Duration {
+	if e.id.Addr.Addr().Is6() {
+		return e.rtt - sixAhead
+	}
+	return e.rtt
+}
+
+// count notes whether a ping of a path that works was lost (PATH-19). What
+// makes a path lossy and what makes it clean again are apart, so that one at
+// the limit does not change all the time.
+func (e *entry) count(lost uint32) {
+	if e.state != Valid {
+		return // an outage is no loss of many pings
+	}
+	e.history = (e.history<<1 | lost) & (1<<lossWindow - 1)
+	switch n := bits.OnesCount32(e.history); {
+	case n > lossyAbove:
+		e.lossy = true
+	case n <= cleanUpTo:
+		e.lossy = false
+	}
+}
+
+// flap notes a failure of the best path. The first is forgiven; from the second
+// on the path has to wait before it is chosen again, ever longer (PATH-19).
+func (e *entry) flap(now time.Time) {
+	if now.Sub(e.flapped) > flapWithin && now.Sub(e.damped) > flapWithin {
+		e.flaps = 0
+	}
+	e.flapped = now
+	if e.flaps++; e.flaps > 1 {
+		e.damped = now.Add(min(firstDamping<<min(e.flaps-2, 8), lastDamping))
+	}
 }
 
 // observe smooths the round trip as RFC 6298 does.

@@ -181,8 +181,8 @@ func TestPATH29IdleConnectionKeepsBothHomes(t *testing.T) {
 		require.False(t, due.IsZero())
 		now = due
 	}
-	require.InDelta(t, 13, pings[one], 1)
-	require.InDelta(t, 13, pings[two], 1)
+	require.InDelta(t, 13+3, pings[one], 1, "and three when it was new")
+	require.InDelta(t, 13+3, pings[two], 1)
 }
 
 // Whatever happens in whatever order: the route names only paths the machine

@@ -75,13 +75,12 @@ func (s *Socket) readUDP(c *udp.Conn) {
 // receiveUDP takes one datagram: ours by its first byte, else QUIC's (PATH-8).
 func (s *Socket) receiveUDP(from netip.AddrPort, ecn byte, b []byte) {
 	if b[0]&0xc0 != 0 {
-		p := s.index.Load().byPath[from]
+		p := s.index.byPath.get(from)
 		if p == nil {
 			s.stats.unproven.Add(1)
 			return
 		}
-		p.cameOver(path.ID{Addr: from})
-		s.deliver(p, ecn, b)
+		s.deliver(p, path.ID{Addr: from}, ecn, b)
 		return
 	}
 	kind, ok := disco.KindOf(b)
@@ -105,13 +104,13 @@ func (s *Socket) receiveUDP(from netip.AddrPort, ecn byte, b []byte) {
 		s.stats.unproven.Add(1)
 		return
 	}
+	if !p.fresh(msg) {
+		s.stats.replayed.Add(1)
+		return
+	}
 	id := path.ID{Addr: from}
 	switch m := msg.(type) {
 	case disco.Ping:
-		if !p.fresh(m) {
-			s.stats.replayed.Add(1)
-			return
-		}
 		// Our own ping leaves before the answer: its pong is then here before the
 		// data that the answer sets free, which is not taken from an address that
 		// has not answered (PATH-8).
@@ -122,23 +121,23 @@ func (s *Socket) receiveUDP(from netip.AddrPort, ecn byte, b []byte) {
 		s.sendDisco(id, k, disco.Pong{TxID: m.TxID, BootID: s.boot, Observed: from})
 		p.wake()
 	case disco.Pong:
-		p.heard(s.now())
-		if !p.pong(id, m) {
-			s.stats.unknownPongs.Add(1)
-		}
+		p.pong(id, m)
 	case disco.PathGone:
 		p.lost(id, "peer says it is gone", true)
 	}
 }
 
-// deliver hands a packet to QUIC.
-func (s *Socket) deliver(p *peer, ecn byte, b []byte) {
+// deliver hands a packet that came over the path to QUIC.
+func (s *Socket) deliver(p *peer, id path.ID, ecn byte, b []byte) {
 	if len(b) > MaxPacket {
 		s.stats.tooLarge.Add(1)
 		return
 	}
 	now := s.now()
-	p.heard(now)
+	p.cameOver(id)
+	if p.heard(id, true, now) {
+		p.sendAgain(now)
+	}
 	p.used(len(b), now)
 	buf := s.buffers.Get().(*[MaxPacket]byte)
 	n := copy(buf[:], b)
@@ -159,7 +158,7 @@ func (s *Socket) SetAddrs(addrs []netip.AddrPort) {
 		return
 	}
 	now := s.now()
-	for _, p := range s.index.Load().byKey {
+	for p := range s.index.byKey.all() {
 		if p.admitted.Load() && (p.pinned() || p.active(now)) {
 			p.mu.Lock()
 			p.call(s.time(now))
@@ -172,7 +171,7 @@ func (s *Socket) SetAddrs(addrs []netip.AddrPort) {
 // must prove themselves, and peers hear where this node may be now (PATH-21).
 func (s *Socket) NetworkChanged() {
 	now := s.now()
-	for _, p := range s.index.Load().byKey {
+	for p := range s.index.byKey.all() {
 		if !p.pinned() && !p.active(now) {
 			continue
 		}
@@ -262,8 +261,7 @@ func (p *peer) call(now time.Time) {
 	if addrs == nil || len(p.s.cfg.UDP) == 0 {
 		return
 	}
-	var msg disco.CallMeMaybe
-	msg.Addrs = *addrs
+	msg := disco.CallMeMaybe{BootID: p.s.boot, Addrs: *addrs}
 	if p.s.cfg.Homes != nil {
 		for _, k := range p.s.cfg.Homes() {
 			if len(msg.Homes) < disco.MaxHomes {
@@ -273,14 +271,35 @@ func (p *peer) call(now time.Time) {
 	}
 	for _, id := range p.machine.IDs() {
 		if id.Kind() == path.Relayed && p.machine.State(id) != path.Dead {
-			p.s.sendDisco(id, p.key, disco.Hello{BootID: p.s.boot})
+			p.s.sendDisco(id, p.key, disco.Hello{TxID: disco.NewTxID(), BootID: p.s.boot})
+			msg.TxID = disco.NewTxID()
 			p.s.sendDisco(id, p.key, msg)
 		}
 	}
 	p.called = now
 }
 
-// called is what a CallMeMaybe of the peer asks for. The caller holds p.mu.
+// calledBy takes a CallMeMaybe of the peer, if it may ask us to knock.
+func (p *peer) calledBy(m disco.CallMeMaybe) {
+	if !p.admitted.Load() {
+		return
+	}
+	if !p.asks.Allow() {
+		p.s.stats.rateLimited.Add(1)
+		return
+	}
+	p.mu.Lock()
+	now := p.s.time(p.s.now())
+	p.asked(m)
+	if now.Sub(p.called) > callEvery {
+		p.call(now)
+	}
+	p.apply()
+	p.mu.Unlock()
+	p.wake()
+}
+
+// asked is what a CallMeMaybe of the peer asks for. The caller holds p.mu.
 func (p *peer) asked(m disco.CallMeMaybe) {
 	perIP := make(map[netip.Addr]int)
 	for _, a := range m.Addrs[:min(len(m.Addrs), maxCandidates)] {

@@ -185,12 +185,17 @@ func TestPATH14CallMeMaybeIsBounded(t *testing.T) {
 	priv, liar := keyPair(9)
 	id, err := disco.NewIdentity(priv)
 	require.NoError(t, err)
+	boot := disco.NewBootID(time.Now())
 	say := func(m disco.Message) {
+		if call, ok := m.(disco.CallMeMaybe); ok {
+			call.TxID, call.BootID = disco.NewTxID(), boot
+			m = call
+		}
 		box, err := id.Seal(nil, aKey, m)
 		require.NoError(t, err)
 		a.Receive(relayOne, liar, relay.FrameDisco, 0, box)
 	}
-	say(disco.Ping{TxID: disco.NewTxID(), BootID: disco.NewBootID(time.Now())})
+	say(disco.Ping{TxID: disco.NewTxID(), BootID: boot})
 	var private, victim []netip.AddrPort
 	for i := range 16 {
 		private = append(private, netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 168, 1, byte(i + 1)}), 53))

@@ -34,11 +34,17 @@ type peer struct {
 	gone chan struct{} // closed when forgotten
 	born int64
 
+	taken []netip.AddrPort // addresses at which the index has it; under Socket.mu
+
+	pinning sync.Mutex // held over a change of pins and what it means to the keys
+
 	// The data plane reads and writes these without a lock (PATH-8).
 	route      atomic.Pointer[[]path.ID]
 	proven     atomic.Pointer[[]relay.Key] // relays on whose present link a valid box came
 	lastSent   atomic.Int64
 	lastRecv   atomic.Int64
+	bestRecv   atomic.Int64 // over the path that ours takes
+	quiet      atomic.Int64 // a longer silence means that packets were lost
 	lastData   atomic.Int64 // in either direction, keep-alives apart
 	unanswered atomic.Int64
 	due        atomic.Int64 // when the loop looks next; 0 when it does not run
@@ -115,8 +121,28 @@ func newPeer(s *Socket, k relay.Key) *peer {
 	}
 }
 
-func (p *peer) pin()         { p.pins.Add(1) }
-func (p *peer) unpin()       { p.pins.Add(-1) }
+// pin keeps the peer, and its keys, for a connection, whoever else comes
+// (PATH-14).
+func (p *peer) pin() error {
+	p.pinning.Lock()
+	defer p.pinning.Unlock()
+	if p.pins.Load() == 0 {
+		if err := p.s.id.Pin(p.key); err != nil {
+			return err
+		}
+	}
+	p.pins.Add(1)
+	return nil
+}
+
+func (p *peer) unpin() {
+	p.pinning.Lock()
+	defer p.pinning.Unlock()
+	if p.pins.Add(-1) == 0 {
+		p.s.id.Unpin(p.key)
+	}
+}
+
 func (p *peer) pinned() bool { return p.pins.Load() > 0 }
 
 // active tells that the peer is still of interest.
@@ -124,11 +150,30 @@ func (p *peer) active(now int64) bool {
 	return time.Duration(now-max(p.born, p.lastData.Load())) < coldAfter
 }
 
-// heard notes that something of the peer arrived.
-func (p *peer) heard(now int64) {
+// heard notes that something of the peer came over a path. Probes over another
+// path than ours say nothing about ours. late tells that it ends a silence too
+// long for the path.
+func (p *peer) heard(id path.ID, data bool, now int64) (late bool) {
 	p.lastRecv.Store(now)
-	if p.unanswered.Load() != 0 {
-		p.unanswered.Store(0)
+	route := p.route.Load()
+	ours := route != nil && len(*route) > 0 && (*route)[0] == id
+	if ours {
+		p.bestRecv.Store(now)
+	}
+	if !ours && !data && p.settled.Load() {
+		return false
+	}
+	since := p.unanswered.Load()
+	return since != 0 && p.unanswered.CompareAndSwap(since, 0) && now-since >= p.quiet.Load()
+}
+
+// sendAgain repeats the last packets after a silence in which they were lost:
+// QUIC itself waits ever longer before it tries (PATH-18).
+func (p *peer) sendAgain(now int64) {
+	if route := p.route.Load(); route != nil {
+		for _, id := range *route {
+			p.replayOver(id, now)
+		}
 	}
 }
 
@@ -151,6 +196,11 @@ func (p *peer) prove(via relay.Key) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.proveLocked(via)
+}
+
+// proveLocked is prove for a caller that holds p.mu.
+func (p *peer) proveLocked(via relay.Key) {
 	var list []relay.Key
 	if old := p.proven.Load(); old != nil {
 		list = slices.Clone(*old)
@@ -219,11 +269,11 @@ func (p *peer) sendOver(id path.ID, b []byte, segment int, ecn byte) {
 	}
 }
 
-// cameOver notes data that came over another path than the one ours takes. When
-// ours goes straight, perhaps it does not arrive: one direction can fail alone,
-// and the peer can have moved (PATH-18).
+// cameOver notes data that came over another path than the one ours takes.
+// Perhaps ours does not arrive: one direction can fail alone, and the peer can
+// have moved (PATH-18).
 func (p *peer) cameOver(id path.ID) {
-	if !p.direct.Load() {
+	if !p.settled.Load() {
 		return
 	}
 	if r := p.route.Load(); r == nil || len(*r) != 1 || (*r)[0] == id {
@@ -263,12 +313,16 @@ func (p *peer) gonePaths(a netip.AddrPort) {
 	p.wake()
 }
 
-// fresh refuses a ping seen before, or of an earlier boot than one seen
-// (PATH-11).
-func (p *peer) fresh(m disco.Ping) bool {
+// fresh refuses a message seen before, or of an earlier boot than one seen
+// (PATH-11). A Pong is fresh by the ping it answers.
+func (p *peer) fresh(m disco.Message) bool {
+	tx, boot := m.Stamp()
+	if _, ok := m.(disco.Pong); ok {
+		return true
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.boots.Check(m.BootID, false) != disco.BootStale && p.seen.Add(m.TxID)
+	return p.boots.Check(boot, false) != disco.BootStale && p.seen.Add(tx)
 }
 
 // pong takes the answer to a ping of ours. It proves its boot id to be fresh:
@@ -278,10 +332,16 @@ func (p *peer) pong(id path.ID, m disco.Pong) bool {
 	defer p.mu.Unlock()
 	ping, ok := p.pending[m.TxID]
 	if !ok || ping.id != id {
+		p.s.stats.unknownPongs.Add(1)
 		return false
 	}
 	delete(p.pending, m.TxID)
-	now := p.s.time(p.s.now())
+	if id.Kind() == path.Relayed {
+		p.proveLocked(id.Relay)
+	}
+	at := p.s.now()
+	p.heard(id, false, at)
+	now := p.s.time(at)
 	if m.BootID != (disco.BootID{}) && p.boots.Check(m.BootID, true) == disco.BootRestarted {
 		for _, o := range p.machine.IDs() {
 			if o != id {
@@ -323,6 +383,7 @@ func (p *peer) apply() {
 	settled := ok && state == path.Valid
 	again := !p.settled.Swap(settled) && settled
 	p.direct.Store(settled && best.Kind() == path.Direct)
+	p.quiet.Store(int64(p.machine.Quiet()))
 	old := p.route.Load()
 	route := p.machine.Route()
 	if old == nil || !slices.Equal(*old, route) {
@@ -367,7 +428,8 @@ func (p *peer) takeFrom() {
 	p.paths = paths
 	p.s.mu.Lock()
 	if p.s.peer(p.key) == p { // else it was forgotten just now
-		p.s.index.Store(p.s.index.Load().withPaths(p, paths))
+		p.s.index.setPaths(p, p.taken, paths)
+		p.taken = paths
 	}
 	p.s.mu.Unlock()
 }
@@ -465,7 +527,7 @@ func (p *peer) run() {
 		p.mu.Lock()
 		due := p.machine.Tick(p.s.time(now), path.Activity{
 			LastData:   p.s.time(p.lastData.Load()),
-			LastRecv:   p.s.time(p.lastRecv.Load()),
+			LastRecv:   p.s.time(p.bestRecv.Load()),
 			Unanswered: p.s.time(p.unanswered.Load()),
 			Held:       p.pinned(),
 		})

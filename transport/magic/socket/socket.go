@@ -111,7 +111,7 @@ type Socket struct {
 	log  *slog.Logger
 	base time.Time
 
-	index atomic.Pointer[index]
+	index *index
 
 	mu       sync.Mutex // changes of the index, limiters
 	unproven map[relay.Key]map[relay.Key]*peer
@@ -163,6 +163,7 @@ func New(cfg Config) (*Socket, error) {
 		boot:     disco.NewBootID(time.Now()),
 		log:      cfg.Logger,
 		base:     time.Now().Add(-time.Hour), // so that no moment is zero
+		index:    newIndex(),
 		unproven: make(map[relay.Key]map[relay.Key]*peer),
 		limiters: make(map[relay.Key]*rate.Limiter),
 		loops:    make(map[[16]byte]chan struct{}),
@@ -170,7 +171,6 @@ func New(cfg Config) (*Socket, error) {
 		done:     make(chan struct{}),
 		probes:   rate.NewLimiter(probesPerSecond, probesPerSecond),
 	}
-	s.index.Store(newIndex())
 	copy(s.self[:], cfg.Key.Public().(ed25519.PublicKey))
 	s.buffers.New = func() any { return new([MaxPacket]byte) }
 	s.deadline.init()
@@ -260,7 +260,9 @@ func (s *Socket) Pin(addr net.Addr) (k relay.Key, release func(), err error) {
 	if p == nil {
 		return relay.Key{}, nil, errors.New("magic socket: unknown peer address")
 	}
-	p.pin()
+	if err := p.pin(); err != nil {
+		return relay.Key{}, nil, fmt.Errorf("magic socket: %w", err)
+	}
 	return p.key, p.unpin, nil
 }
 
@@ -361,15 +363,19 @@ func (s *Socket) Hopeless(k relay.Key) bool {
 }
 
 // LinkUp tells that a link to the relay was made. Peers last reached over it
-// are tried again.
+// are tried again, and hear where this node may be now: what broke the link may
+// have moved it.
 func (s *Socket) LinkUp(via relay.Key) {
 	id := path.ID{Relay: via}
-	for _, p := range s.index.Load().byKey {
+	for p := range s.index.byKey.all() {
 		if p.pinned() || p.active(s.now()) {
 			p.mu.Lock()
 			if p.machine.State(id) != path.Unknown {
 				p.machine.Found(s.time(s.now()), id, true)
 				p.apply()
+				if p.admitted.Load() {
+					p.call(s.time(s.now()))
+				}
 			}
 			p.mu.Unlock()
 			p.wake()
@@ -382,7 +388,7 @@ func (s *Socket) LinkUp(via relay.Key) {
 // taken until its link ends.
 func (s *Socket) LinkDraining(via relay.Key) {
 	id := path.ID{Relay: via}
-	for _, p := range s.index.Load().byKey {
+	for p := range s.index.byKey.all() {
 		p.leave(id)
 	}
 }
@@ -390,7 +396,7 @@ func (s *Socket) LinkDraining(via relay.Key) {
 // LinkDown tells that the link to the relay is gone.
 func (s *Socket) LinkDown(via relay.Key) {
 	id := path.ID{Relay: via}
-	for _, p := range s.index.Load().byKey {
+	for p := range s.index.byKey.all() {
 		p.disprove(via)
 		p.lost(id, "relay link down", false)
 	}
@@ -425,8 +431,7 @@ func (s *Socket) receiveData(via, from relay.Key, ecn byte, payload []byte) {
 		s.stats.unproven.Add(1)
 		return
 	}
-	p.cameOver(path.ID{Relay: via})
-	s.deliver(p, ecn, payload)
+	s.deliver(p, path.ID{Relay: via}, ecn, payload)
 }
 
 func (s *Socket) receiveDisco(via, from relay.Key, payload []byte) {
@@ -446,45 +451,31 @@ func (s *Socket) receiveDisco(via, from relay.Key, payload []byte) {
 			return
 		}
 	}
+	if !p.fresh(msg) {
+		s.stats.replayed.Add(1)
+		return
+	}
+	id := path.ID{Relay: via}
 	switch m := msg.(type) {
 	case disco.Ping:
-		if !p.fresh(m) {
-			s.stats.replayed.Add(1)
-			return
-		}
 		p.prove(via)
-		p.heard(s.now())
-		s.sendDisco(path.ID{Relay: via}, p.key, disco.Pong{TxID: m.TxID, BootID: s.boot})
+		s.sendDisco(id, p.key, disco.Pong{TxID: m.TxID, BootID: s.boot})
+		if now := s.now(); p.heard(id, false, now) {
+			p.sendAgain(now)
+		}
 		s.found(p, via)
 		s.consider(p)
 	case disco.Pong:
-		p.prove(via)
-		p.heard(s.now())
-		if !p.pong(path.ID{Relay: via}, m) {
-			s.stats.unknownPongs.Add(1)
+		if p.pong(id, m) {
+			s.consider(p)
 		}
-		s.consider(p)
 	case disco.Hello:
 		p.prove(via)
 		p.hello(m.BootID)
 	case disco.CallMeMaybe:
 		p.prove(via)
 		s.consider(p)
-		if !p.admitted.Load() {
-			return
-		}
-		if !p.asks.Allow() {
-			s.stats.rateLimited.Add(1)
-			return
-		}
-		p.mu.Lock()
-		p.asked(m)
-		if s.time(s.now()).Sub(p.called) > callEvery {
-			p.call(s.time(s.now()))
-		}
-		p.apply()
-		p.mu.Unlock()
-		p.wake()
+		p.calledBy(m)
 	case disco.PathGone:
 		p.gonePaths(m.Addr)
 	}
@@ -586,7 +577,7 @@ func (s *Socket) time(t int64) time.Time {
 	return s.base.Add(time.Duration(t))
 }
 
-func (s *Socket) peer(k relay.Key) *peer { return s.index.Load().byKey[k] }
+func (s *Socket) peer(k relay.Key) *peer { return s.index.byKey.get(k) }
 
 func (s *Socket) byVirtual(addr net.Addr) *peer {
 	ua, ok := addr.(*net.UDPAddr)
@@ -597,7 +588,7 @@ func (s *Socket) byVirtual(addr net.Addr) *peer {
 	if !ok {
 		return nil
 	}
-	return s.index.Load().byAddr[ip]
+	return s.index.byAddr.get(ip)
 }
 
 // found adds the relay to the ways to p.
@@ -637,7 +628,7 @@ func (s *Socket) obtain(k, via relay.Key) (*peer, error) {
 	dialled := via == (relay.Key{})
 	if p := s.peer(k); p != nil {
 		if dialled {
-			p.pin()
+			return p, p.pin()
 		}
 		return p, nil
 	}
@@ -646,14 +637,16 @@ func (s *Socket) obtain(k, via relay.Key) (*peer, error) {
 	}
 	p := newPeer(s, k)
 	if dialled {
-		p.pin()
+		if err := p.pin(); err != nil {
+			return nil, fmt.Errorf("magic socket: %w", err)
+		}
 	} else {
 		if s.unproven[via] == nil {
 			s.unproven[via] = make(map[relay.Key]*peer)
 		}
 		s.unproven[via][k] = p
 	}
-	s.index.Store(s.index.Load().with(p))
+	s.index.add(p)
 	return p, nil
 }
 
@@ -716,7 +709,7 @@ func (s *Socket) forgetCold(p *peer) bool {
 
 // forget drops a peer that has no connection. The caller holds s.mu.
 func (s *Socket) forget(p *peer) {
-	s.index.Store(s.index.Load().without(p))
+	s.index.remove(p)
 	close(p.gone)
 }
 
