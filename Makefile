@@ -12,6 +12,7 @@ FUZZTIME  ?= 10s
 SCHEDULES ?= 100000
 BENCH     ?= .
 BENCHTIME ?= 1s
+SOAK      ?= 1h
 # auto: namespace tests run where they can; required: where they cannot, that is a failure.
 NAMESPACES ?= auto
 
@@ -124,6 +125,11 @@ schedules: ## play 100,000 random schedules of calls, some ten minutes (SCHEDULE
 .PHONY: bench
 bench: ## run the benchmarks (BENCH=regexp BENCHTIME=1s); compare with benchstat
 	go test -run='^$$' -bench='$(BENCH)' -benchtime=$(BENCHTIME) -benchmem ./...
+
+.PHONY: soak
+soak: ## change the network at random beneath running streams, for SOAK (1h); root
+	@$(MAKE) --no-print-directory deps NAMESPACES=required
+	go test -v -timeout=0 -run='^TestSoak$$' ./internal/acceptance -args -natlab.required -soak=$(SOAK)
 
 .PHONY: cover
 cover: ## write coverage.html and print the total

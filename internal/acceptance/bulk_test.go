@@ -17,6 +17,23 @@ import (
 // under 150 ms over what it takes alone, before and after the relay that
 // carries both is killed (PATH-26).
 func TestPATH26BulkBesideEcho(t *testing.T) {
+	for _, leg := range []struct{ name, slow string }{{"from the sender", "b"}, {"to the receiver", "a"}} {
+		t.Run(leg.name, func(t *testing.T) {
+			// Where QUIC's slow start ends too early the transfer does not fill the
+			// line for as long as this takes, and shows nothing.
+			for range 4 {
+				if bulkBesideEcho(t, leg.slow) {
+					return
+				}
+			}
+			t.Fatal("no transfer filled the line")
+		})
+	}
+}
+
+// bulkBesideEcho is one run of it, in which the cable of a host is slow. It says
+// whether the transfer filled that.
+func bulkBesideEcho(t *testing.T, slow string) bool {
 	const (
 		line   = 20_000_000
 		limit  = 150 * time.Millisecond
@@ -24,57 +41,48 @@ func TestPATH26BulkBesideEcho(t *testing.T) {
 		settle = 2 * time.Second // for a transfer to find its rate
 		look   = 6 * time.Second
 	)
-	for _, leg := range []struct{ name, slow string }{{"from the sender", "b"}, {"to the receiver", "a"}} {
-		t.Run(leg.name, func(t *testing.T) {
-			lab := newLab(t, []string{"one", "two"},
-				natlab.Peer{Name: "a", Kind: natlab.Symmetric},
-				natlab.Peer{Name: "b", Kind: natlab.Symmetric})
-			link := natlab.Link{Delay: 12 * time.Millisecond}
-			for _, name := range []string{"one", "two", "a", "b"} {
-				require.NoError(t, lab.SetLink(name, link))
-			}
-			one := newRoamer(t, lab.Host("one"), roamConfig{Relay: true})
-			two := newRoamer(t, lab.Host("two"), roamConfig{Relay: true, Join: []string{one.ready.Ticket}})
-			join := []string{one.ready.Ticket, two.ready.Ticket}
-			a := newRoamer(t, lab.Host("a"), roamConfig{Join: join})
-			link.Rate = line
-			require.NoError(t, lab.SetLink(leg.slow, link))
-			b := newRoamer(t, lab.Host("b"), roamConfig{Join: join, Target: a.ready.Key, Rate: 10 * line, Quiet: quiet})
-			require.True(t, b.waitPath("relayed", 5*time.Second))
-			time.Sleep(quiet + settle + look)
-			carrier := one
-			if b.path().Addr == two.ready.PeerID {
-				carrier = two
-			}
-			killed := time.Now()
-			require.NoError(t, lab.Kill(carrier.host.Name()))
-			time.Sleep(settle + look)
-			report := b.end()
-			b.tell(report, nil)
-			require.Empty(t, report.Errors)
-			require.True(t, report.SumOK)
-			rate := float64(report.Bytes) * 8 / report.Took.Seconds()
-			t.Logf("transfer of %.1f Mbit/s", rate/1e6)
-			require.Greater(t, rate, 0.5*line, "the transfer fills the line")
-
-			begin := report.Started
-			for _, trip := range report.Trips {
-				if trip.Took > 2*limit {
-					t.Logf("%s relative to the kill: echo of %s", trip.At.Sub(killed).Round(time.Millisecond), trip.Took.Round(time.Millisecond))
-				}
-			}
-			base := tripsBetween(report, begin.Add(quiet/2), begin.Add(quiet))
-			before := tripsBetween(report, begin.Add(quiet+settle), killed.Add(-limit*2)) // those then under way are lost
-			after := tripsBetween(report, killed.Add(settle), killed.Add(settle+look))
-			for _, trips := range [][]time.Duration{base, before, after} {
-				require.Greater(t, len(trips), 50)
-				t.Logf("echo: median %s, 99 of 100 %s, longest %s", quantile(trips, 0.5), quantile(trips, 0.99), quantile(trips, 1))
-			}
-			for _, trips := range [][]time.Duration{before, after} {
-				require.LessOrEqual(t, quantile(trips, 0.99)-quantile(base, 0.5), limit)
-			}
-		})
+	lab := newLab(t, []string{"one", "two"},
+		natlab.Peer{Name: "a", Kind: natlab.Symmetric},
+		natlab.Peer{Name: "b", Kind: natlab.Symmetric})
+	link := natlab.Link{Delay: 12 * time.Millisecond}
+	for _, name := range []string{"one", "two", "a", "b"} {
+		require.NoError(t, lab.SetLink(name, link))
 	}
+	one := newRoamer(t, lab.Host("one"), roamConfig{Relay: true})
+	two := newRoamer(t, lab.Host("two"), roamConfig{Relay: true, Join: []string{one.ready.Ticket}})
+	join := []string{one.ready.Ticket, two.ready.Ticket}
+	a := newRoamer(t, lab.Host("a"), roamConfig{Join: join})
+	link.Rate = line
+	require.NoError(t, lab.SetLink(slow, link))
+	b := newRoamer(t, lab.Host("b"), roamConfig{Join: join, Target: a.ready.Key, Rate: 10 * line, Quiet: quiet, Trips: true})
+	require.True(t, b.waitPath("relayed", 5*time.Second))
+	time.Sleep(quiet + settle + look)
+	carrier := one
+	if b.path().Addr == two.ready.PeerID {
+		carrier = two
+	}
+	killed := time.Now()
+	require.NoError(t, lab.Kill(carrier.host.Name()))
+	time.Sleep(settle + look)
+	report := b.end()
+	b.tell(report, nil)
+	require.Empty(t, report.Errors)
+	require.True(t, report.SumOK)
+
+	begin := report.Started
+	base := tripsBetween(report, begin.Add(quiet/2), begin.Add(quiet))
+	before := tripsBetween(report, begin.Add(quiet+settle), killed.Add(-2*limit)) // those then under way are lost
+	after := tripsBetween(report, killed.Add(settle), killed.Add(settle+look))
+	for _, trips := range [][]time.Duration{base, before, after} {
+		require.Greater(t, len(trips), 50)
+		t.Logf("echo: median %s, 99 of 100 %s, longest %s", quantile(trips, 0.5), quantile(trips, 0.99), quantile(trips, 1))
+	}
+	for _, trips := range [][]time.Duration{before, after} {
+		require.LessOrEqual(t, quantile(trips, 0.99)-quantile(base, 0.5), limit)
+	}
+	rate := float64(report.Bytes) * 8 / report.Took.Seconds()
+	t.Logf("transfer of %.1f Mbit/s", rate/1e6)
+	return rate > line/2
 }
 
 // tripsBetween are the echoes sent in a time, the fastest first.

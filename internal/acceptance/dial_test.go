@@ -4,10 +4,8 @@ package acceptance
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -79,7 +77,7 @@ func dialRun(n *node.Node, cfg roamConfig) error {
 	if err != nil {
 		return err
 	}
-	return json.NewEncoder(os.Stdout).Encode(roamLine{Dialled: &took})
+	return newLines().tell(roamLine{Dialled: &took})
 }
 
 // PATH-33, in the situation it speaks of: two home routers, 25 ms on every
@@ -92,7 +90,6 @@ func TestPATH33DialTable(t *testing.T) {
 		natlab.Peer{Name: "a", Kind: natlab.PortRestricted},
 		natlab.Peer{Name: "b", Kind: natlab.PortRestricted})
 	r := roundTrip(t, lab.Host("b"), lab.Host("relay"))
-	require.InDelta(t, 8*oneWay, r, float64(2*oneWay))
 	relay := newRoamer(t, lab.Host("relay"), roamConfig{Relay: true})
 	join := []string{relay.ready.Ticket}
 	a := newRoamer(t, lab.Host("a"), roamConfig{Join: join})
@@ -112,6 +109,9 @@ func TestPATH33DialTable(t *testing.T) {
 		if i < *dialStock {
 			others = append(others, newRoamer(t, lab.Host("b"), roamConfig{Stock: stockDial, Join: stockJoin, Target: stockA.ready.PeerID}).dialled())
 		}
+	}
+	for _, d := range slices.Concat(warm, cold, others) {
+		t.Logf("first byte %s, direct %s, start to reachable %s", d.First.Round(time.Millisecond), d.Direct.Round(time.Millisecond), d.Online.Round(time.Millisecond))
 	}
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)

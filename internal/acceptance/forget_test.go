@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/ed25519"
-	"encoding/json"
 	"io"
 	"log/slog"
 	"os"
@@ -50,7 +49,7 @@ func forget(key ed25519.PrivateKey, cfg roamConfig, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(roamLine{Ready: &roamReady{PeerID: host.ID().String(), Ticket: ticket.String()}}); err != nil {
+	if err := newLines().tell(roamLine{Ready: &roamReady{PeerID: host.ID().String(), Ticket: ticket.String()}}); err != nil {
 		return err
 	}
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {

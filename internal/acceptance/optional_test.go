@@ -5,9 +5,7 @@ package acceptance
 import (
 	"context"
 	"crypto/ed25519"
-	"encoding/json"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
@@ -49,13 +47,13 @@ func optional(key ed25519.PrivateKey, cfg roamConfig, log *slog.Logger) error {
 	open := func(ctx context.Context) (duplex, error) {
 		return host.NewStream(ctx, ticket.Peer, protocols.ProtocolID(roamALPN))
 	}
-	out := json.NewEncoder(os.Stdout)
+	out := newLines()
 	ended := inputEnds()
-	if err := out.Encode(roamLine{Ready: &roamReady{PeerID: host.ID().String()}}); err != nil {
+	if err := out.tell(roamLine{Ready: &roamReady{PeerID: host.ID().String()}}); err != nil {
 		return err
 	}
 	look := func() (kind, addr string) { return pathTo(alknet, ticket.Peer) }
-	return out.Encode(roamLine{Report: drive(ctx, cfg, open, look, ended, out)})
+	return out.tell(roamLine{Report: drive(ctx, cfg, open, look, ended, out)})
 }
 
 func pathTo(h *transport.Host, p peer.ID) (kind, addr string) {

@@ -49,6 +49,7 @@ type roamer struct {
 	paths  []roamPath
 	report *roamReport
 	took   *dialled
+	held   []holding
 }
 
 func newRoamer(t *testing.T, host *natlab.Host, cfg roamConfig) *roamer {
@@ -89,6 +90,8 @@ func newRoamer(t *testing.T, host *natlab.Host, cfg roamConfig) *roamer {
 				r.paths = append(r.paths, *line.Path)
 			case line.Report != nil:
 				r.report = line.Report
+			case line.Load != nil:
+				r.held = append(r.held, *line.Load)
 			case line.Dialled != nil:
 				r.took = line.Dialled
 			}

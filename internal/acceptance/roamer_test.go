@@ -16,6 +16,7 @@ import (
 	mrand "math/rand/v2"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -49,6 +50,9 @@ type roamConfig struct {
 	Target string        // key of the peer to talk to; empty: serve
 	HideIP bool          // nobody but the relays learns where this node is
 	Option string        // be a go-libp2p program with our option, and talk to the peer of this ticket
+	Trips  bool          // report every echo
+	Seed   []byte        // of the node key; random when empty
+	Load   time.Duration // how often to tell what the process holds; 0: never
 	Dial   bool          // start, dial Target once, say what it took, and end
 	PeerID string        // of Target, for Dial
 	Cache  string        // folder of the node's cache; empty: none
@@ -64,7 +68,22 @@ type roamLine struct {
 	Ready   *roamReady  `json:",omitempty"`
 	Path    *roamPath   `json:",omitempty"`
 	Report  *roamReport `json:",omitempty"`
+	Load    *holding    `json:",omitempty"`
 	Dialled *dialled    `json:",omitempty"`
+}
+
+// lines writes them, one at a time.
+type lines struct {
+	mu  sync.Mutex
+	enc *json.Encoder
+}
+
+func newLines() *lines { return &lines{enc: json.NewEncoder(os.Stdout)} }
+
+func (l *lines) tell(line roamLine) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.enc.Encode(line)
 }
 
 type roamReady struct{ Key, PeerID, Ticket string }
@@ -128,6 +147,9 @@ func roam(text string) error {
 	if err != nil {
 		return err
 	}
+	if len(cfg.Seed) > 0 {
+		key = ed25519.NewKeyFromSeed(cfg.Seed)
+	}
 	switch {
 	case cfg.Forget:
 		return forget(key, cfg, log)
@@ -161,10 +183,13 @@ func roam(text string) error {
 	if err := n.Online(online); err != nil {
 		return err
 	}
-	out := json.NewEncoder(os.Stdout)
+	out := newLines()
 	ended := inputEnds()
-	if err := out.Encode(roamLine{Ready: &roamReady{n.Key(), n.ID().String(), n.Ticket()}}); err != nil {
+	if err := out.tell(roamLine{Ready: &roamReady{n.Key(), n.ID().String(), n.Ticket()}}); err != nil {
 		return err
+	}
+	if cfg.Load > 0 {
+		go tellHolding(cfg.Load, ended, out)
 	}
 	if cfg.Target == "" {
 		<-ended
@@ -189,7 +214,29 @@ func roam(text string) error {
 	if err := conn.Close(0, ""); err != nil {
 		return err
 	}
-	return out.Encode(roamLine{Report: report})
+	return out.tell(roamLine{Report: report})
+}
+
+// holding is what a process holds.
+type holding struct {
+	Goroutines int
+	Heap       uint64 // bytes, after a garbage collection
+}
+
+func tellHolding(every time.Duration, ended <-chan struct{}, out *lines) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ended:
+			return
+		}
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		_ = out.tell(roamLine{Load: &holding{runtime.NumGoroutine(), m.HeapAlloc}})
+	}
 }
 
 // inputEnds returns a channel that is closed with standard input, or when this
@@ -218,7 +265,7 @@ type opener func(context.Context) (duplex, error)
 
 // drive talks over streams until ended is closed, and tells when the path is
 // another.
-func drive(ctx context.Context, cfg roamConfig, open opener, look func() (kind, addr string), ended <-chan struct{}, out *json.Encoder) *roamReport {
+func drive(ctx context.Context, cfg roamConfig, open opener, look func() (kind, addr string), ended <-chan struct{}, out *lines) *roamReport {
 	var (
 		wg, watch sync.WaitGroup
 		mu        sync.Mutex
@@ -231,7 +278,7 @@ func drive(ctx context.Context, cfg roamConfig, open opener, look func() (kind, 
 		r.Errors = append(r.Errors, fmt.Sprintf("%s %s: %v", time.Now().Format(time.StampMilli), what, err))
 	}
 	watch.Go(func() {
-		watchPath(look, over, func(p roamPath) { _ = out.Encode(roamLine{Path: &p}) })
+		watchPath(look, over, func(p roamPath) { _ = out.tell(roamLine{Path: &p}) })
 	})
 	watch.Go(func() {
 		var p pauses
@@ -259,7 +306,7 @@ func drive(ctx context.Context, cfg roamConfig, open opener, look func() (kind, 
 		})
 	}
 	wg.Go(func() {
-		if err := r.echo(ctx, open, ended); err != nil {
+		if err := r.echo(ctx, cfg, open, ended); err != nil {
 			fail("echo", err)
 		}
 	})
@@ -287,7 +334,7 @@ func watchPath(look func() (kind, addr string), over <-chan struct{}, tell func(
 }
 
 // echo sends a number every 10 ms and takes note of when each comes back.
-func (r *roamReport) echo(ctx context.Context, open opener, ended <-chan struct{}) error {
+func (r *roamReport) echo(ctx context.Context, cfg roamConfig, open opener, ended <-chan struct{}) error {
 	st, err := openKind(ctx, open, kindEcho)
 	if err != nil {
 		return err
@@ -326,7 +373,9 @@ func (r *roamReport) echo(ctx context.Context, open opener, ended <-chan struct{
 		}
 		now, at := time.Now(), <-times
 		p.beat(now)
-		r.Trips = append(r.Trips, trip{at, now.Sub(at)})
+		if cfg.Trips {
+			r.Trips = append(r.Trips, trip{at, now.Sub(at)})
+		}
 		if want := fmt.Sprintf("%08d", n); string(buf[:]) != want {
 			return fmt.Errorf("echo %s came as %q", want, buf)
 		}

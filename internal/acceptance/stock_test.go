@@ -4,11 +4,9 @@ package acceptance
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"time"
 
@@ -61,7 +59,7 @@ func stock(cfg roamConfig) error {
 			return err
 		}
 	}
-	out := json.NewEncoder(os.Stdout)
+	out := newLines()
 	addr := ""
 	for _, a := range h.Addrs() {
 		if _, err := a.ValueForProtocol(ma.P_QUIC_V1); err == nil && manet.IsPublicAddr(a) {
@@ -69,7 +67,7 @@ func stock(cfg roamConfig) error {
 		}
 	}
 	ended := inputEnds()
-	if err := out.Encode(roamLine{Ready: &roamReady{PeerID: h.ID().String(), Ticket: addr}}); err != nil {
+	if err := out.tell(roamLine{Ready: &roamReady{PeerID: h.ID().String(), Ticket: addr}}); err != nil {
 		return err
 	}
 	if cfg.Stock == stockDial {
@@ -77,7 +75,7 @@ func stock(cfg roamConfig) error {
 		if err != nil {
 			return err
 		}
-		return out.Encode(roamLine{Dialled: &took})
+		return out.tell(roamLine{Dialled: &took})
 	}
 	<-ended
 	return nil
