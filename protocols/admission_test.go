@@ -141,7 +141,7 @@ func TestAdmissionIsLive(t *testing.T) {
 	})
 }
 
-// DESIGN 6: a ticket lets its key in, as a guest without a name or rights of
+// NODE-68: a ticket lets its key in, as a guest without a name or rights of
 // its own, until it is revoked.
 func TestGuests(t *testing.T) {
 	overTransports(t, func(t *testing.T, a, b *testHost) {

@@ -50,6 +50,20 @@ func TestEveryRuleHasATest(t *testing.T) {
 	}
 }
 
+// So has every rule of who a peer is and what it may do: NODE-16 to NODE-37, and
+// those of admission and tickets.
+func TestRulesOfPeersHaveTests(t *testing.T) {
+	tests := theTree(t).ruleTests("NODE")
+	for n := 16; n <= 68; n++ {
+		if n > 37 && n != 54 && n < 67 {
+			continue
+		}
+		if len(tests[n]) == 0 {
+			t.Errorf("NODE-%d has no test that names it", n)
+		}
+	}
+}
+
 // rule is one rule of a specification.
 type rule struct {
 	number int

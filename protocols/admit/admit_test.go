@@ -142,7 +142,7 @@ func openDoor(t *testing.T, h testHost, redeem func(context.Context, auth.Token,
 	return d
 }
 
-// A ticket lets the key in that brings it, and no other: not even a relay's
+// NODE-68: a ticket lets the key in that brings it, and no other: not even a relay's
 // that has seen the whole exchange.
 func TestKnock(t *testing.T) {
 	node, key := newHost(t)
@@ -232,7 +232,7 @@ func TestAnswerVectors(t *testing.T) {
 	}
 }
 
-// What is no request within 1 KiB and 3 s gets no answer.
+// NODE-68: what is no request within 1 KiB and 3 s gets no answer.
 func TestDoorIsNarrow(t *testing.T) {
 	client, _ := newHost(t)
 	server, _ := newHost(t)

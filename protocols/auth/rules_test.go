@@ -98,7 +98,7 @@ func TestNODE24DisabledPeer(t *testing.T) {
 	require.True(t, ok)
 }
 
-// DESIGN 6: what an identity is good for at all comes before the access.
+// NODE-67: what an identity is good for at all comes before the access.
 func TestOnlyComesBeforeAccess(t *testing.T) {
 	free := auth.Access{}
 	scoped := auth.Access{RequiredScopes: []string{"x"}}

@@ -94,7 +94,7 @@ func guest(t *testing.T) auth.Context {
 	return c
 }
 
-// DESIGN 6: a ticket used rightly, and in every wrong way: only the first
+// NODE-67: a ticket used rightly, and in every wrong way: only the first
 // passes.
 func TestTickets(t *testing.T) {
 	i := newIssuer(t)
@@ -171,7 +171,7 @@ func TestTickets(t *testing.T) {
 	require.NoError(t, free(token), "the true one is still good")
 }
 
-// Redeemed in parallel, over many sessions, a ticket that is good for one use
+// NODE-67: redeemed in parallel, over many sessions, a ticket that is good for one use
 // runs its operation once.
 func TestTicketInParallel(t *testing.T) {
 	for _, bearer := range []bool{false, true} {
@@ -198,7 +198,7 @@ func TestTicketInParallel(t *testing.T) {
 	}
 }
 
-// A guest may do nothing but what its tickets open, each by itself; not even
+// NODE-68: a guest may do nothing but what its tickets open, each by itself; not even
 // what is open to all where strangers are admitted.
 func TestGuestNeedsATicketForEachCall(t *testing.T) {
 	i := newIssuer(t)

@@ -25,3 +25,6 @@ func Split(t *testing.T, text string) (body, signature []byte) {
 	}
 	return b[:len(b)-ed25519.SignatureSize], b[len(b)-ed25519.SignatureSize:]
 }
+
+// Remember notes that a bearer ticket let the key in.
+func (k *Keeper) Remember(fingerprint, id string) { k.remember(fingerprint, id) }

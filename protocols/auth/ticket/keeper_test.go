@@ -64,7 +64,7 @@ func (i *issuer) use(ctx context.Context, token auth.Token, fingerprint, operati
 
 var errRefused = errors.New("refused")
 
-// DESIGN 6: used rightly, a ticket is an identity with its scopes and none but
+// NODE-67: used rightly, a ticket is an identity with its scopes and none but
 // its operations; it belongs to the first key that brings it.
 func TestTicketIsAnIdentity(t *testing.T) {
 	i := newIssuer(t)
@@ -273,10 +273,12 @@ func TestRedeemAtTheDoor(t *testing.T) {
 // Keys that bearer tickets let in are remembered up to a bound.
 func TestBearersAreBounded(t *testing.T) {
 	i := newIssuer(t)
-	_, token := i.issue(t, func(c *ticket.Terms) { c.Bearer = true })
+	made, token := i.issue(t, func(c *ticket.Terms) { c.Bearer = true })
 	key := func(n int) string { return fmt.Sprintf("ed25519:%064x", n) }
+	require.NoError(t, i.keeper.Redeem(t.Context(), token, key(0)))
+	require.True(t, i.keeper.Guest(key(0)))
 	for n := range 5000 {
-		require.NoError(t, i.keeper.Redeem(t.Context(), token, key(n)))
+		i.keeper.Remember(key(n), made.ID.String())
 	}
 	require.False(t, i.keeper.Guest(key(0)))
 	require.True(t, i.keeper.Guest(key(4999)))
@@ -324,6 +326,40 @@ func TestLedgerHoldsNoTicket(t *testing.T) {
 	require.NotContains(t, string(text), hex.EncodeToString(signature))
 	require.Error(t, i.store.Update(t.Context(), func(l *ticket.Ledger) error { l.Tickets[0].ID = "x"; return nil }))
 	require.Len(t, i.store.Snapshot().Ledger().Tickets, 1)
+}
+
+// NODE-31: a Keeper works with whatever keeps the ledger; what that cannot write
+// down does not pass.
+func TestNODE31AnyStoreWillDo(t *testing.T) {
+	i := newIssuer(t)
+	full := errors.New("disk full")
+	broken := &brokenStore{Store: i.store, err: full}
+	k, err := ticket.NewKeeper(i.key.Public().(ed25519.PublicKey), "main", broken)
+	require.NoError(t, err)
+	_, token := i.issue(t, func(c *ticket.Terms) { c.Once = true })
+	a := fingerprint(t)
+	id, ok := k.ResolveTicket(token, a)
+	require.True(t, ok)
+	require.ErrorIs(t, id.Spend(t.Context()), full)
+	require.ErrorIs(t, k.Redeem(t.Context(), token, a), full)
+	require.False(t, k.Guest(a))
+	broken.err = nil
+	require.NoError(t, k.Redeem(t.Context(), token, a))
+	require.NoError(t, id.Spend(t.Context()))
+	require.True(t, k.Guest(a))
+}
+
+// brokenStore fails to write with err, unless that is nil.
+type brokenStore struct {
+	ticket.Store
+	err error
+}
+
+func (s *brokenStore) Update(ctx context.Context, edit func(*ticket.Ledger) error) error {
+	if s.err != nil {
+		return s.err
+	}
+	return s.Store.Update(ctx, edit)
 }
 
 func TestNewKeeperRefuses(t *testing.T) {

@@ -48,6 +48,7 @@ func keeper(t *testing.T, key ed25519.PrivateKey, f *ticketfile.File) *ticket.Ke
 	return k
 }
 
+// NODE-67: binding and use are on disk first.
 func TestUseIsOnDiskBeforeItHasAnEffect(t *testing.T) {
 	path, key, made, token := issue(t)
 	info, err := os.Stat(path)
