@@ -60,6 +60,8 @@ type Config struct {
 	// CacheDir keeps what was learnt of the network over restarts; memory only
 	// when empty.
 	CacheDir string
+	// NoPortMapping asks no router for a public port.
+	NoPortMapping bool
 	// NoMDNS turns discovery on the local network off.
 	NoMDNS bool
 	// Peers says who peers are and what they may do; nobody is known when nil.
@@ -102,7 +104,7 @@ func (c *Config) transport(a *access) (transport.Config, error) {
 		Key: c.Key, Generation: c.Generation, HandOvers: c.HandOvers, Network: c.Network, Listen: c.Listen,
 		PublishAddrs: c.PublishAddrs, HideIP: c.HideIP, NoRelays: c.NoRelays, DiscloseKnown: c.DiscloseKnown,
 		Stranger: a.isStranger, ConnsPerSource: a.connsPerSource,
-		External: c.External, Port: c.Port, Known: knownTo(c.Peers), CacheDir: c.CacheDir, NoMDNS: c.NoMDNS, Logger: c.Logger,
+		External: c.External, Port: c.Port, Known: knownTo(c.Peers), CacheDir: c.CacheDir, NoMDNS: c.NoMDNS, NoPortMapping: c.NoPortMapping, Logger: c.Logger,
 	}
 	if c.NextKey != nil {
 		t.Next = sha256.Sum256(append([]byte("alknet-next-v1"), c.NextKey...)) // PATH-37

@@ -10,6 +10,7 @@ import (
 
 	"github.com/alkdev/alknet-p2p/transport/magic/disco"
 	"github.com/alkdev/alknet-p2p/transport/magic/udp"
+	"github.com/alkdev/alknet-p2p/transport/portmap"
 )
 
 // openUDP opens the sockets of the direct paths, one for each family that is
@@ -75,16 +76,37 @@ func (h *Host) udpPort() uint16 {
 	return 0
 }
 
-// gather tells the socket where peers may try to reach this node straight: as
-// reflectors see it first, then on its own networks.
+// gather tells the socket where peers may try to reach this node straight: at
+// what the router gave and as reflectors see it first, then on its own networks.
 func (h *Host) gather() {
-	addrs := slices.Concat(h.cfg.External, h.reflectors.addrs())
-	for _, a := range h.localAddrs() {
+	addrs := slices.Clone(h.cfg.External)
+	var mapped []netip.AddrPort
+	if m := h.mapper.Load(); m != nil {
+		if a, ok := m.External(); ok {
+			mapped = []netip.AddrPort{a}
+		}
+	}
+	for _, a := range slices.Concat(mapped, h.reflectors.addrs(), h.localAddrs()) {
 		if !slices.Contains(addrs, a) {
 			addrs = append(addrs, a)
 		}
 	}
 	h.socket.SetAddrs(addrs[:min(len(addrs), disco.MaxAddrs)])
+}
+
+// startMapper asks the router for a public port of the direct paths' IPv4
+// socket, if there is one that others may reach (PATH-24).
+func (h *Host) startMapper() {
+	if h.cfg.NoPortMapping {
+		return
+	}
+	for _, c := range h.udp {
+		if at := c.LocalAddr(); at.Addr().Is4() && !at.Addr().IsLoopback() {
+			h.mapper.Store(portmap.Start(portmap.Config{Port: at.Port(), Changed: h.gather, Logger: h.log}))
+			h.gather() // what it found before it was stored
+			return
+		}
+	}
 }
 
 // localAddrs are the addresses of the direct paths' sockets on this machine.

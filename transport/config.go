@@ -74,6 +74,8 @@ type Config struct {
 	// CacheDir keeps what was learnt of the network over restarts; memory only
 	// when empty.
 	CacheDir string
+	// NoPortMapping asks no router for a public port.
+	NoPortMapping bool
 	// NoMDNS turns local discovery off.
 	NoMDNS bool
 	// Logger is silent when nil.

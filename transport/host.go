@@ -16,6 +16,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
@@ -40,6 +41,7 @@ import (
 	"github.com/alkdev/alknet-p2p/transport/magic/socket"
 	"github.com/alkdev/alknet-p2p/transport/magic/udp"
 	"github.com/alkdev/alknet-p2p/transport/netmon"
+	"github.com/alkdev/alknet-p2p/transport/portmap"
 	"github.com/alkdev/alknet-p2p/transport/relay"
 )
 
@@ -74,6 +76,7 @@ type Host struct {
 	gater  *gater
 
 	monitor    *netmon.Monitor
+	mapper     atomic.Pointer[portmap.Mapper] // nil when no router is asked
 	reflectors *reflectors
 	reflecting []*relay.Reflector // what a relay answers on
 
@@ -195,6 +198,7 @@ func (h *Host) enter(ctx context.Context) error {
 	if err := h.monitor.Start(ctx); err != nil {
 		h.log.Warn("changes of the network are not noticed", "err", err)
 	}
+	h.startMapper()
 	h.wg.Go(h.watchNetwork)
 	h.wg.Go(h.reap)
 	if h.cfg.Relay != nil || h.cfg.NoRelays || len(h.cfg.Join) == 0 {
@@ -291,6 +295,9 @@ func (h *Host) Close() error {
 	var errs []error
 	if h.monitor != nil {
 		errs = append(errs, h.monitor.Close())
+	}
+	if m := h.mapper.Load(); m != nil {
+		m.Close()
 	}
 	if h.server != nil {
 		errs = append(errs, h.server.Close())
@@ -457,6 +464,9 @@ func (h *Host) watchNetwork() {
 			h.reflectors.reset()
 			h.dropGone()
 			h.links.pool.Kick()
+			if m := h.mapper.Load(); m != nil {
+				m.Kick()
+			}
 		} else {
 			h.reflectors.kick()
 		}

@@ -37,7 +37,7 @@ func newHost(t *testing.T, change func(*transport.Config)) *transport.Host {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	require.NoError(t, err)
-	cfg := transport.Config{Key: key, Network: "test", Listen: loopback, NoMDNS: true}
+	cfg := transport.Config{Key: key, Network: "test", Listen: loopback, NoMDNS: true, NoPortMapping: true}
 	if testing.Verbose() {
 		cfg.Logger = slog.New(slog.NewTextHandler(&testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
@@ -365,7 +365,7 @@ func TestStartIsAllOrNothing(t *testing.T) {
 func TestPortLasts(t *testing.T) {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	require.NoError(t, err)
-	cfg := transport.Config{Key: key, Network: "test", NoMDNS: true, CacheDir: t.TempDir()}
+	cfg := transport.Config{Key: key, Network: "test", NoMDNS: true, NoPortMapping: true, CacheDir: t.TempDir()}
 	var before []string
 	for range 2 {
 		h, err := transport.New(cfg)

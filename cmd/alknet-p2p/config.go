@@ -36,6 +36,7 @@ type config struct {
 	RelayRate     bitRate               `toml:"relay_rate"`
 	Publish       publish               `toml:"publish"`
 	MDNS          *bool                 `toml:"mdns"`
+	PortMapping   *bool                 `toml:"port_mapping"`
 	HideIP        bool                  `toml:"hide_ip"`
 	NoRelay       bool                  `toml:"no_relay"`
 	Disclose      disclose              `toml:"disclose"`

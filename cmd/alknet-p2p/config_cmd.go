@@ -162,6 +162,9 @@ func (c *config) fillDefaults() error {
 	if c.MDNS == nil {
 		c.MDNS = new(true)
 	}
+	if c.PortMapping == nil {
+		c.PortMapping = new(true)
+	}
 	if !c.RelayRate.set {
 		c.RelayRate = bitRate{8 * relay.DefaultRate, true}
 	}
