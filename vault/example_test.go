@@ -2,6 +2,8 @@ package vault_test
 
 import (
 	"crypto/ed25519"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -77,4 +79,117 @@ func ExampleVault_Signer() {
 	// Output:
 	// 64 <nil>
 	// vault is locked; call Unlock first
+}
+
+// An API key is sealed, kept, and opened under its name only.
+func ExampleCredentialStore() {
+	dir, err := os.MkdirTemp("", "vault")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	home := filepath.Join(dir, "home")
+	m, err := vault.NewMnemonic(vault.DefaultWords)
+	if err != nil {
+		panic(err)
+	}
+	defer m.Wipe()
+	if _, err := vault.Create(home, m, []byte("file passphrase"), vault.FileOptions{WorkFactor: 10}); err != nil {
+		panic(err)
+	}
+	v, err := vault.Open(home, []byte("file passphrase"), nil)
+	if err != nil {
+		panic(err)
+	}
+	defer v.Close()
+
+	store := vault.NewCredentialStore(home)
+	if err := store.Seal(v, "github", []byte("ghp_secret")); err != nil {
+		panic(err)
+	}
+	rotation, err := store.Rotate(v, 3, vault.RotateOptions{})
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(rotation.Rotated, rotation.Below)
+	list, err := store.List()
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(list)
+	secret, err := store.Open(v, "github")
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(len(secret))
+	clear(secret)
+	// Output:
+	// [github] 0
+	// [{github 3}]
+	// 10
+}
+
+// What is sealed may be kept anywhere, as JSON.
+func ExampleVault_Encrypt() {
+	v, err := vault.New(vault.Config{})
+	if err != nil {
+		panic(err)
+	}
+	defer v.Close()
+	m, err := v.UnlockNew(12, nil)
+	if err != nil {
+		panic(err)
+	}
+	m.Wipe()
+	sealed, err := v.Encrypt([]byte("a secret"), vault.CurrentKeyVersion)
+	if err != nil {
+		panic(err)
+	}
+	text, err := json.Marshal(sealed)
+	if err != nil {
+		panic(err)
+	}
+	read, err := vault.ParseEncryptedData(text)
+	if err != nil {
+		panic(err)
+	}
+	secret, err := v.Decrypt(read)
+	fmt.Println(string(secret), err)
+	// Output: a secret <nil>
+}
+
+// The next identity is the one that the present one commits to; both keys sign
+// the hand-over.
+func ExampleRotateIdentity() {
+	dir, err := os.MkdirTemp("", "vault")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	home := filepath.Join(dir, "home")
+	m, err := vault.NewMnemonic(vault.DefaultWords)
+	if err != nil {
+		panic(err)
+	}
+	defer m.Wipe()
+	before, err := vault.Create(home, m, []byte("file passphrase"), vault.FileOptions{WorkFactor: 10})
+	if err != nil {
+		panic(err)
+	}
+	after, err := vault.RotateIdentity(home, []byte("file passphrase"), nil, before.Generation+1)
+	if err != nil {
+		panic(err)
+	}
+	v, err := vault.Open(home, []byte("file passphrase"), nil)
+	if err != nil {
+		panic(err)
+	}
+	defer v.Close()
+	newKey, err := v.IdentitySigner(after.Device, after.Generation)
+	if err != nil {
+		panic(err)
+	}
+	commitment := vault.CommitmentOf(newKey.Public().(ed25519.PublicKey))
+	fmt.Println(hex.EncodeToString(commitment[:]) == before.Next)
+	// Output: true
 }

@@ -19,6 +19,8 @@ func createVault(t *testing.T) (home string) {
 	require.NoError(t, err)
 	_, err = Create(home, m, []byte("x"), FileOptions{WorkFactor: 1})
 	require.NoError(t, err)
+	sealed := &EncryptedData{KeyVersion: CurrentKeyVersion, IV: make([]byte, ivSize), Data: make([]byte, tagSize)}
+	require.NoError(t, NewCredentialStore(home).Put("a", sealed))
 	return home
 }
 
@@ -34,6 +36,14 @@ func requireRefused(t *testing.T, home, text string) {
 	require.ErrorIs(t, err, ErrInsecurePermissions)
 	_, err = ReadInfo(home)
 	require.ErrorIs(t, err, ErrInsecurePermissions)
+	require.ErrorIs(t, ChangePassphrase(home, []byte("x"), []byte("y"), 0), ErrInsecurePermissions)
+	_, err = RotateIdentity(home, []byte("x"), nil, 1)
+	require.ErrorIs(t, err, ErrInsecurePermissions)
+	_, err = ReadKit(home, []byte("x"))
+	require.ErrorIs(t, err, ErrInsecurePermissions)
+	_, err = NewCredentialStore(home).List()
+	require.ErrorIs(t, err, ErrInsecurePermissions)
+	require.ErrorIs(t, NewCredentialStore(home).Delete("a"), ErrInsecurePermissions)
 }
 
 func TestHomePermissions(t *testing.T) {
@@ -58,11 +68,15 @@ func TestHomeIsNoLink(t *testing.T) {
 }
 
 func TestFilePermissions(t *testing.T) {
-	for _, name := range []string{vaultFile, sidecarFile} {
+	for _, name := range []string{vaultFile, sidecarFile, credentialsFile} {
 		t.Run(name, func(t *testing.T) {
 			read := func(home string) error {
-				if name == sidecarFile {
+				switch name {
+				case sidecarFile:
 					_, err := ReadInfo(home)
+					return err
+				case credentialsFile:
+					_, err := NewCredentialStore(home).List()
 					return err
 				}
 				v, err := Open(home, []byte("x"), nil)
@@ -122,6 +136,9 @@ func TestForeignOwnerForReal(t *testing.T) {
 	require.NoError(t, os.Chown(filepath.Join(home, vaultFile), 12345, 12345))
 	_, err := Open(home, []byte("x"), nil)
 	require.ErrorIs(t, err, ErrInsecurePermissions)
+	require.ErrorIs(t, ChangePassphrase(home, []byte("x"), []byte("y"), 0), ErrInsecurePermissions)
+	require.NoError(t, os.Chown(filepath.Join(home, credentialsFile), 12345, 12345))
+	require.ErrorIs(t, NewCredentialStore(home).Delete("a"), ErrInsecurePermissions)
 	home = createVault(t)
 	require.NoError(t, os.Chown(home, 12345, 12345))
 	requireRefused(t, home, "belongs to another user (uid 12345)")
