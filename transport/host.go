@@ -25,7 +25,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
-	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
@@ -213,10 +212,7 @@ func (h *Host) enter(ctx context.Context) error {
 // build makes the libp2p host. Nothing listens yet, so that each address that
 // cannot be bound is an error of its own.
 func (h *Host) build() error {
-	limits, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(resourceLimits(h.cfg.Relay != nil)),
-		rcmgr.WithLimitPerSubnet(
-			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: 1024}},
-			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 56, ConnCount: 1024}, {PrefixLength: 48, ConnCount: 4096}}))
+	limits, err := newResourceManager(h.cfg.Relay != nil)
 	if err != nil {
 		return fmt.Errorf("resource limits: %w", err)
 	}

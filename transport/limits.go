@@ -1,9 +1,42 @@
 package transport
 
 import (
+	"net/netip"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	circuit "github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
+	"github.com/libp2p/go-libp2p/x/rate"
 )
+
+// Connections from one address: many homes and whole companies share one. By
+// default libp2p takes 16, and then one every five seconds.
+const (
+	connsPerAddr     = 1024
+	newConnsPerAddr  = 20 // a second
+	newConnsAtOnce   = 512
+	newConnsPerBlock = 4 // times as many for the IPv6 block of a provider's customer
+)
+
+// newResourceManager bounds what others can make libp2p hold.
+func newResourceManager(relay bool) (network.ResourceManager, error) {
+	per := rate.Limit{RPS: newConnsPerAddr, Burst: newConnsAtOnce}
+	block := rate.Limit{RPS: newConnsPerBlock * per.RPS, Burst: newConnsPerBlock * per.Burst}
+	return rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(resourceLimits(relay)),
+		rcmgr.WithLimitPerSubnet(
+			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: connsPerAddr}},
+			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 56, ConnCount: connsPerAddr}, {PrefixLength: 48, ConnCount: 4 * connsPerAddr}}),
+		rcmgr.WithConnRateLimiters(&rate.Limiter{
+			// This machine itself is not limited.
+			NetworkPrefixLimits: []rate.PrefixLimit{{Prefix: netip.MustParsePrefix("127.0.0.0/8")}, {Prefix: netip.MustParsePrefix("::1/128")}},
+			SubnetRateLimiter: rate.SubnetLimiter{
+				IPv4SubnetLimits: []rate.SubnetLimit{{PrefixLength: 32, Limit: per}},
+				IPv6SubnetLimits: []rate.SubnetLimit{{PrefixLength: 56, Limit: per}, {PrefixLength: 48, Limit: block}},
+				GracePeriod:      time.Minute,
+			},
+		}))
+}
 
 // resourceLimits are set explicitly: libp2p's defaults scale with the machine
 // and stop at a few hundred connections.
