@@ -20,6 +20,7 @@ const maxInput = 64 << 20
 
 func newCall(a *app) *cobra.Command {
 	var f targetFlags
+	var token tokenFlag
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "call TARGET OPERATION [JSON | @FILE | -]",
@@ -34,7 +35,11 @@ given; @FILE reads it from a file, - from standard input.`,
 			if err != nil {
 				return err
 			}
-			r := request{Target: args[0], Operation: args[1], Input: input, Timeout: duration{timeout}}
+			token, err := token.read(a, len(args) > 2 && args[2] == "-")
+			if err != nil {
+				return err
+			}
+			r := request{Target: args[0], Operation: args[1], Input: input, Timeout: duration{timeout}, Token: token}
 			return a.withNode(cmd.Context(), f, func(n peerNode) error {
 				out, err := n.call(cmd.Context(), r)
 				if err != nil {
@@ -46,6 +51,7 @@ given; @FILE reads it from a file, - from standard input.`,
 		ValidArgsFunction: a.completeTarget,
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", 0, "give up after this `time` (default 30s)")
+	token.add(cmd)
 	f.add(cmd)
 	return cmd
 }

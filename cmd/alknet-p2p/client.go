@@ -69,6 +69,15 @@ func (c *client) reload(ctx context.Context) (report *reloadReport, err error) {
 	return report, err
 }
 
+// issueTicket lets the node make a capability ticket.
+func (c *client) issueTicket(ctx context.Context, r ticketRequest) (t *ticketAnswer, err error) {
+	err = c.ask(ctx, "issue-ticket", request{Ticket: &r}, func(m message) error { t = m.Issued; return nil })
+	if err == nil && t == nil {
+		err = errNoAnswer
+	}
+	return t, err
+}
+
 func (c *client) ping(ctx context.Context, r request, reply func(node.Ping) error) (result *node.PingResult, err error) {
 	err = c.ask(ctx, "ping", r, func(m message) error {
 		if m.Ping != nil {

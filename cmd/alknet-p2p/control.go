@@ -49,15 +49,23 @@ func (h home) socket() (path string, own bool) {
 // controlServer serves the control socket of one node. It owns the goroutines
 // of its HTTP server; close returns after the last.
 type controlServer struct {
-	node   peerNode
-	reload func() (*reloadReport, error)
-	http   http.Server
-	done   chan struct{}
+	node  peerNode
+	owner ownNode
+	http  http.Server
+	done  chan struct{}
 }
 
-// serveControl listens on the home's socket; reload reads the peers again. The home's lock must be held: a
+// ownNode is what only the owner of a running node asks of it.
+type ownNode interface {
+	// reload reads the files of the home again.
+	reload() (*reloadReport, error)
+	// issueTicket makes a capability ticket.
+	issueTicket(ctx context.Context, r ticketRequest) (*ticketAnswer, error)
+}
+
+// serveControl listens on the home's socket. The home's lock must be held: a
 // socket that is there already was left by a process that is gone.
-func serveControl(h home, n peerNode, reload func() (*reloadReport, error), log *slog.Logger) (*controlServer, error) {
+func serveControl(h home, n peerNode, owner ownNode, log *slog.Logger) (*controlServer, error) {
 	path, own := h.socket()
 	if own {
 		if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -74,7 +82,7 @@ func serveControl(h home, n peerNode, reload func() (*reloadReport, error), log 
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	s := &controlServer{node: n, reload: reload, done: make(chan struct{})}
+	s := &controlServer{node: n, owner: owner, done: make(chan struct{})}
 	s.http = http.Server{
 		Handler:           s.routes(),
 		ReadHeaderTimeout: 5 * time.Second,
@@ -98,6 +106,7 @@ type message struct {
 	Status     *node.Status         `json:"status,omitzero"`
 	Ticket     string               `json:"ticket,omitzero"`
 	Reload     *reloadReport        `json:"reload,omitzero"`
+	Issued     *ticketAnswer        `json:"issued,omitzero"`
 	Operations []call.OperationInfo `json:"operations,omitempty"`
 	Output     json.RawMessage      `json:"output,omitzero"` // of a call; omitempty would drop {}
 	Item       json.RawMessage      `json:"item,omitzero"`   // of a subscription
@@ -124,8 +133,15 @@ func (s *controlServer) routes() http.Handler {
 		return sendIf(err, send, message{Ticket: ticket})
 	})
 	handle("reload", func(_ context.Context, _ request, send func(message) error) error {
-		report, err := s.reload()
+		report, err := s.owner.reload()
 		return sendIf(err, send, message{Reload: report})
+	})
+	handle("issue-ticket", func(ctx context.Context, r request, send func(message) error) error {
+		if r.Ticket == nil {
+			return usagef("no ticket is asked for")
+		}
+		t, err := s.owner.issueTicket(ctx, *r.Ticket)
+		return sendIf(err, send, message{Issued: t})
 	})
 	handle("operations", func(ctx context.Context, r request, send func(message) error) error {
 		ops, err := s.node.operations(ctx, r)

@@ -48,10 +48,15 @@ func (s *scripted) subscribe(ctx context.Context, _ request, item func(json.RawM
 	}
 }
 
+// scriptedOwner has nothing to reload.
+type scriptedOwner struct{ ownNode }
+
+func (scriptedOwner) reload() (*reloadReport, error) { return new(reloadReport), nil }
+
 func serveScripted(t *testing.T, h home, n peerNode) *client {
 	t.Helper()
 	t.Cleanup(func() { goleak.VerifyNone(t) })
-	s, err := serveControl(h, n, func() (*reloadReport, error) { return new(reloadReport), nil }, slog.New(slog.DiscardHandler))
+	s, err := serveControl(h, n, scriptedOwner{}, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	t.Cleanup(s.close)
 	return newClient(h)

@@ -14,9 +14,10 @@ import (
 // configuration, the peers, the cache and the control socket.
 type home string
 
-func (h home) config() string { return filepath.Join(string(h), "config.toml") }
-func (h home) peers() string  { return filepath.Join(string(h), "peers.json") }
-func (h home) cache() string  { return filepath.Join(string(h), "cache") }
+func (h home) config() string  { return filepath.Join(string(h), "config.toml") }
+func (h home) peers() string   { return filepath.Join(string(h), "peers.json") }
+func (h home) tickets() string { return filepath.Join(string(h), "tickets.json") }
+func (h home) cache() string   { return filepath.Join(string(h), "cache") }
 
 // home is the folder named by --home, or the one in the user's data folder. It
 // is absolute and without symbolic links, so that every command of one home

@@ -98,35 +98,6 @@ in the forms that programs ask for.`,
 	return cmd
 }
 
-func newTicket(a *app) *cobra.Command {
-	var qr bool
-	cmd := &cobra.Command{
-		Use:   "ticket",
-		Short: "Print a ticket: this node's key and where it can be found now",
-		Long: `Prints the running node's ticket. Others join the network with it, or name
-this node by it.`,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			h, err := a.home()
-			if err != nil {
-				return err
-			}
-			ticket, err := newClient(h).ticket(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return a.show(map[string]string{"ticket": ticket}, func(w *bytes.Buffer) {
-				fmt.Fprintln(w, ticket)
-				if qr {
-					printQR(w, ticket)
-				}
-			})
-		},
-	}
-	cmd.Flags().BoolVar(&qr, "qr", false, "print it as a QR code too")
-	return cmd
-}
-
 // runningTicket is the ticket of the home's node, nil when it does not run.
 func runningTicket(ctx context.Context, h home) (*string, error) {
 	ticket, err := newClient(h).ticket(ctx)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/alkdev/alknet-p2p/node"
 	"github.com/alkdev/alknet-p2p/protocols"
+	"github.com/alkdev/alknet-p2p/protocols/auth"
 	"github.com/alkdev/alknet-p2p/protocols/call"
 	"github.com/alkdev/alknet-p2p/transport"
 )
@@ -35,6 +36,9 @@ type request struct {
 	Operation string          `json:"operation,omitempty"`
 	Input     json.RawMessage `json:"input,omitzero"`   // omitempty would drop {}
 	Timeout   duration        `json:"timeout,omitzero"` // of the call; 0: the default
+	Token     string          `json:"token,omitzero"`   // brought with the call
+
+	Ticket *ticketRequest `json:"ticket,omitzero"`
 
 	Count       int      `json:"count,omitzero"`
 	Interval    duration `json:"interval,omitzero"`
@@ -69,7 +73,7 @@ func (n localNode) ping(ctx context.Context, r request, reply func(node.Ping) er
 }
 
 func (n localNode) operations(ctx context.Context, r request) ([]call.OperationInfo, error) {
-	s, err := n.session(ctx, r.Target)
+	s, err := n.session(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -78,25 +82,27 @@ func (n localNode) operations(ctx context.Context, r request) ([]call.OperationI
 		ctx, cancel = context.WithTimeout(ctx, r.Timeout.Duration)
 		defer cancel()
 	}
-	return s.List(ctx)
+	list, err := s.List(ctx)
+	return list, refusal(r.Target, err)
 }
 
 func (n localNode) call(ctx context.Context, r request) (json.RawMessage, error) {
-	s, err := n.session(ctx, r.Target)
+	s, err := n.session(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	return s.Call(ctx, r.Operation, r.Input, r.options()...)
+	out, err := s.Call(ctx, r.Operation, r.Input, r.options()...)
+	return out, refusal(r.Target, err)
 }
 
 func (n localNode) subscribe(ctx context.Context, r request, item func(json.RawMessage) error) error {
-	s, err := n.session(ctx, r.Target)
+	s, err := n.session(ctx, r)
 	if err != nil {
 		return err
 	}
 	sub, err := s.Subscribe(ctx, r.Operation, r.Input, r.options()...)
 	if err != nil {
-		return err
+		return refusal(r.Target, err)
 	}
 	defer sub.Close()
 	for {
@@ -105,7 +111,7 @@ func (n localNode) subscribe(ctx context.Context, r request, item func(json.RawM
 			return nil
 		}
 		if err != nil {
-			return err
+			return refusal(r.Target, err)
 		}
 		if err := item(v); err != nil {
 			return err
@@ -114,19 +120,35 @@ func (n localNode) subscribe(ctx context.Context, r request, item func(json.RawM
 }
 
 // session dials a peer. The host bounds how long that takes.
-func (n localNode) session(ctx context.Context, target string) (*call.Session, error) {
-	s, err := n.CallSession(ctx, target)
+func (n localNode) session(ctx context.Context, r request) (*call.Session, error) {
+	if err := knock(ctx, n.Node, r.Target, r.Token); err != nil {
+		return nil, err
+	}
+	s, err := n.CallSession(ctx, r.Target)
 	if err != nil {
-		return nil, dialFailure(ctx, target, err)
+		return nil, dialFailure(ctx, r.Target, err)
 	}
 	return s, nil
 }
 
-func (r *request) options() []call.CallOption {
-	if r.Timeout.Duration <= 0 {
-		return nil
+func (r *request) options() (list []call.CallOption) {
+	if r.Timeout.Duration > 0 {
+		list = append(list, call.WithTimeout(r.Timeout.Duration))
 	}
-	return []call.CallOption{call.WithTimeout(r.Timeout.Duration)}
+	if r.Token != "" {
+		list = append(list, call.WithToken(auth.TokenFromText(r.Token)))
+	}
+	return list
+}
+
+// refusal is the error of a call that the target did not let in, or has shut
+// out meanwhile; any other stays as it is.
+func refusal(target string, err error) error {
+	if reset, ok := errors.AsType[*protocols.StreamResetError](err); ok && reset.Remote && reset.Code == protocols.CodeUnauthorised {
+		return failf(exitDenied, codeForbidden,
+			"%s does not let this node in, or no longer: its owner may add its key (peer add), or give a ticket for --token-file", target)
+	}
+	return err
 }
 
 // dialFailure is a peer that could not be reached, or is not who it should be.

@@ -107,6 +107,20 @@ func factsOf(cfg *auth.Config) map[string][]string {
 		"max_connections_per_ip " + strconv.Itoa(cfg.RateLimits.MaxConnectionsPerIP),
 		"max_auth_attempts " + strconv.Itoa(cfg.RateLimits.MaxAuthAttempts),
 	}
+	if a := factsOfAdmission(cfg.Admission); len(a) > 0 {
+		facts["admission"] = a
+	}
+	return facts
+}
+
+func factsOfAdmission(a auth.Admission) []string {
+	var facts []string
+	if a.Default != "" {
+		facts = append(facts, string(a.Default))
+	}
+	for _, alpn := range slices.Sorted(maps.Keys(a.ALPNs)) {
+		facts = append(facts, alpn+" "+string(a.ALPNs[alpn]))
+	}
 	return facts
 }
 

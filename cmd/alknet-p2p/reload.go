@@ -22,15 +22,24 @@ type reloadReport struct {
 // reload reads the configuration and the registry again. If one of them is not
 // valid nothing is changed and the error says where the fault is.
 func (r *runningNode) reload() (*reloadReport, error) {
+	r.reloading.Lock()
+	defer r.reloading.Unlock()
 	cfg, err := readConfig(r.home.config())
 	if err != nil {
 		r.log.Error("configuration not reloaded, nothing is changed", slog.Any("err", err))
+		return nil, err
+	}
+	// The tickets before the peers: if those are not valid these stay too.
+	err = r.tickets.Reload()
+	r.ticketsReloaded(err)
+	if err != nil {
 		return nil, err
 	}
 	changed, err := r.reloaded(peerfile.Reload(r.home.peers(), r.peers))
 	if err != nil {
 		return nil, err
 	}
+	changed = append(changed, r.admit(cfg)...)
 	report := &reloadReport{Changed: changed, Ignored: r.config.differences(cfg)}
 	if len(report.Ignored) > 0 {
 		r.log.Warn("changes of the configuration wait until the node starts again", slog.Any("keys", report.Ignored))
@@ -60,8 +69,40 @@ func (r *runningNode) reloaded(err error) ([]change, error) {
 	return changed, nil
 }
 
-// byPeersFile is who the audit log names when the node finds other rights.
-const byPeersFile = "peers.json"
+// ticketsReloaded applies a new ledger of tickets to the open sessions. err is
+// why there is none.
+func (r *runningNode) ticketsReloaded(err error) {
+	if err != nil {
+		r.log.Error("tickets not reloaded, the old ones stay", slog.Any("err", err))
+		return
+	}
+	r.Recheck()
+}
+
+// admit takes up who may have sessions, unless the flag of up has said so.
+func (r *runningNode) admit(cfg *config) []change {
+	was, is := r.config.admission(r.flags), cfg.admission(r.flags)
+	r.config.Admission, r.config.AdmissionALPN = cfg.Admission, cfg.AdmissionALPN
+	had, has := factsOfAdmission(was), factsOfAdmission(is)
+	c := change{Entry: "admission", What: "changed", Gained: without(has, had), Lost: without(had, has)}
+	if len(c.Gained) == 0 && len(c.Lost) == 0 {
+		return nil
+	}
+	if err := r.SetAdmission(is); err != nil { // the file was checked
+		r.log.Error("admission not changed", slog.Any("err", err))
+		return nil
+	}
+	if err := r.home.auditChanges("reload", byConfigFile, []change{c}); err != nil {
+		r.log.Error("a change of rights is not in the audit log", slog.Any("err", err))
+	}
+	return []change{c}
+}
+
+// Who the audit log names when the node finds a file changed.
+const (
+	byConfigFile = "config.toml"
+	byPeersFile  = "peers.json"
+)
 
 // differences lists the keys that another reading of the file gives other values.
 func (c *config) differences(other *config) []string {

@@ -10,6 +10,7 @@ import (
 	"github.com/alkdev/alknet-p2p/node"
 	"github.com/alkdev/alknet-p2p/protocols/auth"
 	"github.com/alkdev/alknet-p2p/protocols/auth/peerfile"
+	"github.com/alkdev/alknet-p2p/protocols/auth/ticketfile"
 )
 
 // nodeFlags override the configuration for one run.
@@ -22,6 +23,7 @@ type nodeFlags struct {
 	hideIP    bool
 	noRelay   bool
 	disclose  disclose
+	admission admission
 	port      uint16
 	external  externals
 }
@@ -30,12 +32,19 @@ type nodeFlags struct {
 type runningNode struct {
 	*node.Node
 	home    home
-	config  *config // as it was when the node started
+	config  *config // as it was when the node started, but for who is admitted
+	flags   nodeFlags
 	peers   *auth.Peers
-	watcher *peerfile.Watcher
+	tickets *ticketfile.File
 	log     *slog.Logger
-	stop    context.CancelFunc
-	wg      sync.WaitGroup
+
+	watch        *peerfile.Watcher
+	watchTickets *ticketfile.Watcher
+
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+
+	reloading sync.Mutex // held by reload; config changes under it
 
 	mu      sync.Mutex
 	applied *auth.Config // what the open sessions were checked against
@@ -51,6 +60,10 @@ func startNode(ctx context.Context, h home, cfg *config, f nodeFlags, key *nodeK
 	if err != nil {
 		return nil, err
 	}
+	tickets, err := ticketfile.Open(h.tickets())
+	if err != nil {
+		return nil, err
+	}
 	ops, err := cfg.operations(log)
 	if err != nil {
 		return nil, err
@@ -59,6 +72,7 @@ func startNode(ctx context.Context, h home, cfg *config, f nodeFlags, key *nodeK
 		ops[i].Capabilities = key.lent[o.Credential]
 	}
 	ncfg := cfg.node(h, f, key, peers, log)
+	ncfg.Tickets = tickets
 	if ncfg.HandOvers, err = h.handOvers(key.generation); err != nil {
 		return nil, err
 	}
@@ -73,9 +87,14 @@ func startNode(ctx context.Context, h home, cfg *config, f nodeFlags, key *nodeK
 	if err := n.Start(ctx); err != nil {
 		return nil, err
 	}
-	r := &runningNode{Node: n, home: h, config: cfg, peers: peers, log: log, applied: peers.Config()}
-	r.watcher, err = peerfile.Watch(h.peers(), peers, func(err error) { _, _ = r.reloaded(err) })
+	r := &runningNode{Node: n, home: h, config: cfg, flags: f, peers: peers, tickets: tickets, log: log, applied: peers.Config()}
+	r.watch, err = peerfile.Watch(h.peers(), peers, func(err error) { _, _ = r.reloaded(err) })
 	if err != nil {
+		_ = n.Close()
+		return nil, err
+	}
+	if r.watchTickets, err = tickets.Watch(r.ticketsReloaded); err != nil {
+		r.watch.Close()
 		_ = n.Close()
 		return nil, err
 	}
@@ -88,22 +107,24 @@ func startNode(ctx context.Context, h home, cfg *config, f nodeFlags, key *nodeK
 // node translates the file and the flags.
 func (c *config) node(h home, f nodeFlags, key *nodeKey, peers *auth.Peers, log *slog.Logger) node.Config {
 	cfg := node.Config{
-		Key:          key.private,
-		NextKey:      key.next,
-		Generation:   key.generation,
-		Network:      c.Network,
-		Join:         append(append([]string(nil), c.Join...), f.join...),
-		Listen:       c.Listen,
-		PublishAddrs: c.Publish.addresses || f.publish.addresses,
-		HideIP:       c.HideIP || f.hideIP,
-		NoRelays:     c.NoRelay || f.noRelay,
-		Port:         cmp.Or(f.port, c.Port),
-		External:     append(append([]netip.AddrPort(nil), c.External...), f.external...),
-		CacheDir:     h.cache(),
-		NoMDNS:       c.MDNS != nil && !*c.MDNS,
-		Peers:        peers,
-		DrainTimeout: c.DrainTimeout.Duration,
-		Logger:       log,
+		Key:           key.private,
+		NextKey:       key.next,
+		Generation:    key.generation,
+		Network:       c.Network,
+		Join:          append(append([]string(nil), c.Join...), f.join...),
+		Listen:        c.Listen,
+		PublishAddrs:  c.Publish.addresses || f.publish.addresses,
+		HideIP:        c.HideIP || f.hideIP,
+		NoRelays:      c.NoRelay || f.noRelay,
+		Port:          cmp.Or(f.port, c.Port),
+		External:      append(append([]netip.AddrPort(nil), c.External...), f.external...),
+		CacheDir:      h.cache(),
+		NoMDNS:        c.MDNS != nil && !*c.MDNS,
+		NoPortMapping: c.PortMapping != nil && !*c.PortMapping,
+		Peers:         peers,
+		Admission:     c.admission(f),
+		DrainTimeout:  c.DrainTimeout.Duration,
+		Logger:        log,
 	}
 	cfg.DiscloseKnown = c.Disclose.known
 	if f.disclose.set {
@@ -128,10 +149,20 @@ func (c *config) node(h home, f nodeFlags, key *nodeKey, peers *auth.Peers, log 
 	return cfg
 }
 
+// admission is who may have sessions: --admission stands for all that the file
+// says.
+func (c *config) admission(f nodeFlags) auth.Admission {
+	if f.admission.Admit != "" {
+		return auth.Admission{Default: f.admission.Admit}
+	}
+	return auth.Admission{Default: c.Admission, ALPNs: c.AdmissionALPN}
+}
+
 // close stops the node (NODE-14).
 func (r *runningNode) close() error {
 	r.stop()
 	r.wg.Wait()
-	r.watcher.Close()
+	r.watch.Close()
+	r.watchTickets.Close()
 	return r.Close()
 }

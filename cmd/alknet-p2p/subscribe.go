@@ -13,6 +13,7 @@ var errEnough = errors.New("enough")
 
 func newSubscribe(a *app) *cobra.Command {
 	var f targetFlags
+	var token tokenFlag
 	var timeout time.Duration
 	var count int
 	cmd := &cobra.Command{
@@ -30,7 +31,11 @@ ends or is interrupted. The input is as for call.`,
 			if err != nil {
 				return err
 			}
-			r := request{Target: args[0], Operation: args[1], Input: input, Timeout: duration{timeout}}
+			token, err := token.read(a, len(args) > 2 && args[2] == "-")
+			if err != nil {
+				return err
+			}
+			r := request{Target: args[0], Operation: args[1], Input: input, Timeout: duration{timeout}, Token: token}
 			left := count
 			err = a.withNode(cmd.Context(), f, func(n peerNode) error {
 				return n.subscribe(cmd.Context(), r, func(item json.RawMessage) error {
@@ -52,6 +57,7 @@ ends or is interrupted. The input is as for call.`,
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", 0, "end it after this `time`")
 	cmd.Flags().IntVar(&count, "count", 0, "end it after `N` items")
+	token.add(cmd)
 	f.add(cmd)
 	return cmd
 }

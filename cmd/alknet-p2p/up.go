@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/alkdev/alknet-p2p/protocols/auth"
 	"github.com/alkdev/alknet-p2p/vault"
 )
 
@@ -55,6 +56,7 @@ func (f *nodeFlags) add(cmd *cobra.Command) {
 	flags.Var(&f.publish, "publish", "what the public address record holds: relays, or addresses too")
 	flags.BoolVar(&f.hideIP, "hide-ip", false, "let nobody but the relays learn this machine's address; every path stays relayed")
 	flags.BoolVar(&f.noRelay, "no-relay", false, "use no relay: reach and be reached straight, or not at all")
+	flags.Var(&f.admission, "admission", "who may have sessions: open, known peers and holders of tickets only, or closed, which also tells strangers nothing (default open)")
 	flags.Var(&f.disclose, "disclose", "who may learn this machine's address by dialling the node: any, or known peers only (default any)")
 	flags.Uint16Var(&f.port, "port", 0, "UDP `port` of direct paths (default: chosen once and kept)")
 	flags.Var(&f.external, "external", "UDP `address` under which direct paths reach this node from outside, such as a forwarded port; may be repeated")
@@ -91,7 +93,7 @@ func (a *app) up(ctx context.Context, f upFlags) error {
 	if err != nil {
 		return err
 	}
-	control, err := serveControl(h, localNode{n.Node}, n.reload, log)
+	control, err := serveControl(h, localNode{n.Node}, n, log)
 	if err != nil {
 		return errors.Join(err, n.close())
 	}
@@ -190,6 +192,23 @@ func (d *disclose) String() string {
 	}
 	return ""
 }
+
+// admission is a flag; see auth.Admit.
+type admission struct{ auth.Admit }
+
+// Set implements pflag.Value.
+func (d *admission) Set(text string) (err error) {
+	if d.Admit, err = auth.ParseAdmit(text); err != nil {
+		err = fmt.Errorf("%q %w", text, err)
+	}
+	return err
+}
+
+// Type implements pflag.Value.
+func (d *admission) Type() string { return "whom" }
+
+// String implements pflag.Value.
+func (d *admission) String() string { return string(d.Admit) }
 
 // externals are addresses given one by one.
 type externals []netip.AddrPort
