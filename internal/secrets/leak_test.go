@@ -129,8 +129,15 @@ func TestNothingLeaks(t *testing.T) {
 	tr.mustRun("b", "", "ops", ticket)
 	for _, home := range []string{"a", "b"} {
 		for _, args := range [][]string{
-			{"status"}, {"--json", "status"}, {"key"}, {"ticket"}, {"config", "check"}, {"config", "show"},
-			{"vault", "show"}, {"vault", "ls"}, {"peer", "ls"},
+			{"status"},
+			{"--json", "status"},
+			{"key"},
+			{"ticket"},
+			{"config", "check"},
+			{"config", "show"},
+			{"vault", "show"},
+			{"vault", "ls"},
+			{"peer", "ls"},
 		} {
 			tr.mustRun(home, "", args...)
 		}
