@@ -147,14 +147,14 @@ func checkPassphrase(passphrase []byte) error {
 // stretch is one block of PBKDF2, since a seed is as long as the hash. The
 // standard library's takes the password as a string.
 func stretch(phrase, salt []byte) []byte {
-	key := hmac.ShortKey(phrase)
-	defer wipe.Bytes(key)
+	mac := hmac.New(phrase)
+	defer mac.Wipe()
 	block := make([]byte, SeedSize)
 	defer wipe.Bytes(block)
-	hmac.Sum(block, key, []byte("mnemonic"), salt, []byte{0, 0, 0, 1})
+	mac.Sum(block, []byte("mnemonic"), salt, []byte{0, 0, 0, 1})
 	seed := slices.Clone(block)
 	for range rounds - 1 {
-		hmac.Sum(block, key, block)
+		mac.Sum(block, block)
 		subtle.XORBytes(seed, seed, block)
 	}
 	return seed
