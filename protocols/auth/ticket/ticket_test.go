@@ -138,6 +138,27 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+// Past the signature: each body that is accepted is the one encoding of its ticket.
+func FuzzDecode(f *testing.F) {
+	for _, c := range readVectors(f).Valid {
+		body, err := hex.DecodeString(c.Body)
+		require.NoError(f, err)
+		f.Add(body)
+		f.Add(body[:len(body)-1])
+		f.Add(append(body, 0))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		got, err := ticket.Decode(body)
+		if err != nil {
+			require.ErrorIs(t, err, ticket.ErrMalformed)
+			return
+		}
+		again, err := ticket.Body(got)
+		require.NoError(t, err)
+		require.Equal(t, body, again)
+	})
+}
+
 // FuzzParseLedger: what is accepted is written back as itself.
 func FuzzParseLedger(f *testing.F) {
 	f.Add([]byte(`{"tickets":[]}`))
