@@ -201,8 +201,9 @@ func (n *Node) Close() error {
 
 // Recheck applies a changed registry, or ledger of tickets, to open sessions:
 // those whose peer lost its identity, has another, or is not admitted any more,
-// are closed (NODE-28).
+// are closed (NODE-28). Requests on a token that lost its rights end as well.
 func (n *Node) Recheck() {
+	n.calls.Recheck()
 	if router := n.router.Load(); router != nil {
 		router.Recheck()
 	}

@@ -34,6 +34,10 @@ type Identity struct {
 	// once is used up here, before the effect, and one that is bound to the key
 	// that brings it first is bound. It may block. It is no part of the JSON.
 	Spend func(context.Context) error `json:"-"`
+	// Stands, unless nil, reports whether a request that began with this identity
+	// may go on: a ticket that is used up or has expired since lets it, one that
+	// was revoked does not. It does not block. It is no part of the JSON.
+	Stands func() bool `json:"-"`
 }
 
 // May returns nil when the operation of that name, which asks for access, is

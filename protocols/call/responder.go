@@ -24,6 +24,7 @@ type served struct {
 	load   *load       // guarded by the session's mutex
 	window bool        // the caller gives credit
 	timer  *time.Timer // nil without deadline
+	token  auth.Token  // that the identity was resolved from; zero for the session's own
 
 	emitting sync.Mutex // one emit at a time
 
@@ -61,7 +62,7 @@ func (st *stream) requested(env wire.Envelope, sharedBody bool) error {
 	if sharedBody {
 		w.Input = bytes.Clone(w.Input)
 	}
-	r := &served{s: s, home: st, window: w.Window > 0, credit: w.Window}
+	r := &served{s: s, home: st, window: w.Window > 0, credit: w.Window, token: s.tokenOf(w.Token, identity)}
 	r.p, r.op, r.layers = s.p, op, layers{own: s.imported.Load(), peers: s.p.peers.Load()}
 	r.state.Store(stateRunning)
 	r.req = Request{
@@ -85,6 +86,7 @@ func (st *stream) requested(env wire.Envelope, sharedBody bool) error {
 	}
 	refused, err := r.start()
 	if refused == nil && err == nil {
+		r.recheck() // what its token was good for may have ended before Recheck could find it
 		return nil
 	}
 	r.cancel(nil)
@@ -169,20 +171,23 @@ func (s *Session) identify(text string) (*auth.Identity, error) {
 	if s.tokenFailures.Load() >= int64(s.p.cfg.MaxTokenFailures()) {
 		return nil, protocols.ErrAuthRequired
 	}
-	token := auth.TokenFromText(text)
-	if s.p.cfg.Provider != nil {
-		if id, ok := s.p.cfg.Provider.ResolveFromToken(token); ok {
-			return &id, nil
-		}
-	}
-	if s.p.cfg.Tickets != nil {
-		if id, ok := s.p.cfg.Tickets.ResolveTicket(token, s.peer.Fingerprint); ok {
-			return &id, nil
-		}
+	if id, ok := s.resolve(auth.TokenFromText(text)); ok {
+		return &id, nil
 	}
 	s.tokenFailures.Add(1)
 	s.log.Warn("token not recognised", "peer", s.peer.PeerName)
 	return s.peer.Caller(), nil
+}
+
+// resolve finds what a token stands for at this moment.
+func (s *Session) resolve(token auth.Token) (id auth.Identity, ok bool) {
+	if s.p.cfg.Provider != nil {
+		id, ok = s.p.cfg.Provider.ResolveFromToken(token)
+	}
+	if !ok && s.p.cfg.Tickets != nil {
+		id, ok = s.p.cfg.Tickets.ResolveTicket(token, s.peer.Fingerprint)
+	}
+	return id, ok
 }
 
 // claimed is for whom a forwarder says that it calls (CALL-63).

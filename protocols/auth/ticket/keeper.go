@@ -54,6 +54,10 @@ func (k *Keeper) ResolveTicket(token auth.Token, fingerprint string) (auth.Ident
 		return auth.Identity{}, false
 	}
 	id := auth.Identity{ID: "ticket:" + t.ID.String(), Scopes: t.Scopes, Resources: map[string][]string{}, Only: t.Only}
+	id.Stands = func() bool {
+		e := k.store.Snapshot().byID[t.ID.String()]
+		return e != nil && !e.Revoked
+	}
 	if t.Once || !bound {
 		id.Spend = func(ctx context.Context) error { return k.write(ctx, t, fingerprint, t.Once) }
 	}
