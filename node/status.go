@@ -20,6 +20,9 @@ type Status struct {
 	HomeRelay    *string         `json:"home_relay"` // peer ID, null without one
 	Relays       []RelayStatus   `json:"relays"`
 	Sessions     []SessionStatus `json:"sessions"`
+	// Serving is what this node, as a relay, did for others; nil for any other
+	// node.
+	Serving *transport.Serving `json:"serving,omitempty"`
 }
 
 // NAT is how the NAT before this node behaves (RFC 4787), "unknown" until it
@@ -64,6 +67,7 @@ func (n *Node) Status() Status {
 	}
 	host := n.host.Status()
 	st.Online, st.Reachability, st.NAT.Mapping = host.Online, string(host.Reachability), host.NATMapping
+	st.Serving = host.Serving
 	for _, r := range host.Relays {
 		id := r.Peer.String()
 		if st.HomeRelay == nil && r.Home && r.Up {

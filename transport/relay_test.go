@@ -58,12 +58,16 @@ func TestPATH27RelayDrains(t *testing.T) {
 		}
 	}
 	echoFor(time.Second)
+	served := relays[0].Status().Serving
+	require.Equal(t, 2, served.Homed)
+	require.Nil(t, a.Status().Serving)
 	carrier, other := relays[0], relays[1]
 	if a.Path(b.ID()).Relay == other.ID() {
 		carrier, other = other, carrier
 	}
 	require.Equal(t, carrier.ID(), a.Path(b.ID()).Relay)
 
+	require.Greater(t, carrier.Status().Serving.BytesOut, uint64(1000))
 	closed := make(chan time.Duration)
 	go func() {
 		begin := time.Now()

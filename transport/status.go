@@ -32,6 +32,13 @@ type Status struct {
 	Reachability Reachability
 	NATMapping   string // RFC 4787: none, endpoint-independent, address-and-port-dependent, unknown
 	Relays       []RelayStatus
+	Serving      *Serving // nil unless this node is a relay
+}
+
+// Serving are a relay's counters since its start.
+type Serving struct {
+	relay.Stats
+	Reflect relay.ReflectStats `json:"reflect"` // of all its reflectors
 }
 
 // RelayStatus is one link to a relay.
@@ -49,7 +56,7 @@ func (h *Host) Status() Status {
 	if !h.running() {
 		return Status{Reachability: ReachabilityUnknown, NATMapping: "unknown"}
 	}
-	st := Status{Online: h.online.is() && h.linked(), Reachability: h.reachability(), NATMapping: h.reflectors.mapping()}
+	st := Status{Online: h.online.is() && h.linked(), Reachability: h.reachability(), NATMapping: h.reflectors.mapping(), Serving: h.serving()}
 	for _, home := range h.links.pool.Homes() {
 		p, err := magic.PeerID(home.Key)
 		if err != nil {
@@ -62,6 +69,21 @@ func (h *Host) Status() Status {
 		st.Relays = append(st.Relays, r)
 	}
 	return st
+}
+
+// serving adds up what a relay does.
+func (h *Host) serving() *Serving {
+	if h.server == nil {
+		return nil
+	}
+	s := &Serving{Stats: h.server.Stats()}
+	for _, r := range h.reflecting {
+		one := r.Stats()
+		s.Reflect.Answered += one.Answered
+		s.Reflect.Malformed += one.Malformed
+		s.Reflect.Limited += one.Limited
+	}
+	return s
 }
 
 // linked tells that a home is up, or none is needed.

@@ -53,10 +53,17 @@ func (a *app) printStatus(w *bytes.Buffer, st *node.Status) {
 	fmt.Fprintf(w, "%s on network %s, %s\n", online, st.Network, st.Reachability)
 	fmt.Fprintf(w, "node key %s\n", st.NodeKey)
 	fmt.Fprintf(w, "NAT      mapping %s, filtering %s\n", st.NAT.Mapping, st.NAT.Filtering)
+	if s := st.Serving; s != nil {
+		fmt.Fprintf(w, "serving  %d nodes, %d of them homed here; %d frames in, %d out, %d dropped\n", s.Clients, s.Homed, s.FramesIn, s.FramesOut, s.Dropped())
+	}
 	if len(st.Relays) > 0 {
 		rows := [][]string{{"", ""}, {"RELAY", "STATE", "RTT", "ADDRESS"}}
 		for _, r := range st.Relays {
-			rows = append(rows, []string{r.PeerID, relayWord(r), milliseconds(r.RTT), oneLine(r.Addr)})
+			at := r.Addr
+			if !r.Up && r.Error != "" {
+				at = r.Error
+			}
+			rows = append(rows, []string{r.PeerID, relayWord(r), milliseconds(r.RTT), oneLine(at)})
 		}
 		table(w, rows)
 	}

@@ -108,9 +108,9 @@ func mask(addr *[reflectAddrSize]byte, tx [reflectTxSize]byte) {
 
 // ReflectStats are a Reflector's counters since its start.
 type ReflectStats struct {
-	Answered  uint64 // replies sent
-	Malformed uint64 // packets that were no requests
-	Limited   uint64 // requests over a limit
+	Answered  uint64 `json:"answered"`  // replies sent
+	Malformed uint64 `json:"malformed"` // packets that were no requests
+	Limited   uint64 `json:"limited"`   // requests over a limit
 }
 
 // Reflector tells whoever asks by UDP from which address it is seen (PATH-31).

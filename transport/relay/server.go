@@ -87,23 +87,30 @@ type ServerConfig struct {
 
 // Stats are a server's counters since its start.
 type Stats struct {
-	Clients  int    // connected now
-	Homed    int    // of them, homed here
-	Sessions uint64 // begun, in all
-	Refused  uint64 // refused at their greeting
-	Replaced uint64 // ended by another link with the same key
+	Clients  int    `json:"clients"`  // connected now
+	Homed    int    `json:"homed"`    // of them, homed here
+	Sessions uint64 `json:"sessions"` // begun, in all
+	Refused  uint64 `json:"refused"`  // refused at their greeting
+	Replaced uint64 `json:"replaced"` // ended by another link with the same key
 
-	FramesIn, FramesOut uint64 // FramesIn are those for other clients
-	BytesIn, BytesOut   uint64 // of these frames, with their headers
+	FramesIn  uint64 `json:"frames_in"` // those for other clients
+	FramesOut uint64 `json:"frames_out"`
+	BytesIn   uint64 `json:"bytes_in"` // of these frames, with their headers
+	BytesOut  uint64 `json:"bytes_out"`
 
-	DroppedGone    uint64 // the target was not connected
-	DroppedDenied  uint64 // the pair may not meet here
-	DroppedRate    uint64 // over the client's rate
-	DroppedDisco   uint64 // over the disco rate, or more targets at once than are kept track of
-	DroppedGlobal  uint64 // over the rate of all clients
-	DroppedFull    uint64 // no room in the target's queue
-	DroppedOld     uint64 // waited too long in the target's queue
-	SkippedUnknown uint64 // frames of unknown types
+	DroppedGone    uint64 `json:"dropped_gone"`    // the target was not connected
+	DroppedDenied  uint64 `json:"dropped_denied"`  // the pair may not meet here
+	DroppedRate    uint64 `json:"dropped_rate"`    // over the client's rate
+	DroppedDisco   uint64 `json:"dropped_disco"`   // over the disco rate, or more targets at once than are kept track of
+	DroppedGlobal  uint64 `json:"dropped_global"`  // over the rate of all clients
+	DroppedFull    uint64 `json:"dropped_full"`    // no room in the target's queue
+	DroppedOld     uint64 `json:"dropped_old"`     // waited too long in the target's queue
+	SkippedUnknown uint64 `json:"skipped_unknown"` // frames of unknown types
+}
+
+// Dropped is the number of frames dropped, for whatever cause.
+func (s Stats) Dropped() uint64 {
+	return s.DroppedGone + s.DroppedDenied + s.DroppedRate + s.DroppedDisco + s.DroppedGlobal + s.DroppedFull + s.DroppedOld
 }
 
 // Server is the relay itself (PATH-25 to 27): it passes frames between the
