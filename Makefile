@@ -13,6 +13,7 @@ SCHEDULES ?= 100000
 BENCH     ?= .
 BENCHTIME ?= 1s
 SOAK      ?= 1h
+IDLE      ?= 1000
 # auto: namespace tests run where they can; required: where they cannot, that is a failure.
 NAMESPACES ?= auto
 
@@ -127,9 +128,9 @@ bench: ## run the benchmarks (BENCH=regexp BENCHTIME=1s); compare with benchstat
 	go test -run='^$$' -bench='$(BENCH)' -benchtime=$(BENCHTIME) -benchmem ./...
 
 .PHONY: soak
-soak: ## change the network at random beneath running streams, for SOAK (1h); root
+soak: ## change the network at random beneath running streams, for SOAK (1h); then measure IDLE (1000) idle sessions; root
 	@$(MAKE) --no-print-directory deps NAMESPACES=required
-	go test -v -timeout=0 -run='^TestSoak$$' ./internal/acceptance -args -natlab.required -soak=$(SOAK)
+	go test -v -timeout=0 -run='^Test(Soak|IdleSessions)$$' ./internal/acceptance -args -natlab.required -soak=$(SOAK) -idle=$(IDLE)
 
 .PHONY: cover
 cover: ## write coverage.html and print the total

@@ -117,10 +117,14 @@ func TestPATH33DialTable(t *testing.T) {
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "\n\tdials\tfirst byte\tdirect\tstart to reachable")
 	for _, row := range []struct {
-		name string
-		of   []dialled
-	}{{"ours, cached record", warm}, {"ours, cold", cold}, {"stock go-libp2p, DCUtR", others}} {
-		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\n", row.name, len(row.of), inR(row.of, r, first), inR(row.of, r, direct), inR(row.of, r, online))
+		name, online string
+		of           []dialled
+	}{
+		{"ours, cached record", inR(warm, r, online), warm},
+		{"ours, cold", inR(cold, r, online), cold},
+		{"stock go-libp2p, DCUtR", "-", others},
+	} {
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\n", row.name, len(row.of), inR(row.of, r, first), inR(row.of, r, direct), row.online)
 	}
 	w.Flush()
 	t.Logf("R %s%s", r.Round(time.Millisecond), b.String())

@@ -54,7 +54,8 @@ type roamConfig struct {
 	Seed   []byte        // of the node key; random when empty
 	Load   time.Duration // how often to tell what the process holds; 0: never
 	Dial   bool          // start, dial Target once, say what it took, and end
-	PeerID string        // of Target, for Dial
+	PeerID string        // of Target, for Dial and Idle
+	Idle   int           // be so many hosts, each with an idle session to PeerID
 	Cache  string        // folder of the node's cache; empty: none
 	Stock  string        // be one of the stock go-libp2p programs of stock_test.go
 	Forget bool          // be a relay that loses the frames of the peers whose IDs stand on standard input
@@ -157,6 +158,8 @@ func roam(text string) error {
 		return optional(key, cfg, log)
 	case cfg.Stock != "":
 		return stock(cfg)
+	case cfg.Idle > 0:
+		return idlers(cfg, log)
 	}
 	ncfg := node.Config{Key: key, Network: roamNetwork, Join: cfg.Join, NoMDNS: true, HideIP: cfg.HideIP, CacheDir: cfg.Cache, Logger: log}
 	if cfg.Relay {
