@@ -108,7 +108,8 @@ const (
 // Errors of sessions and streams (NODE-7), matched with errors.Is.
 var (
 	// ErrConnectionClosed: the session is over, either side closed it; a
-	// clean exit for a handler. It matches net.ErrClosed.
+	// clean exit for a handler. Of a stream it may also be the connection
+	// beneath that is lost. It matches net.ErrClosed.
 	ErrConnectionClosed = fmt.Errorf("session closed: %w", net.ErrClosed)
 	// ErrStreamClosed: this stream is over, or the session cannot open more.
 	ErrStreamClosed = errors.New("stream closed")

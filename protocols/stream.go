@@ -263,8 +263,8 @@ func streamError(err error) error {
 			return fmt.Errorf("%w: %w", ErrProtocolNotSupported, err)
 		}
 		return &StreamResetError{Code: uint32(reset.ErrorCode), Remote: reset.Remote}
-	case errors.As(err, &lost):
-		return &StreamResetError{Code: uint32(lost.ErrorCode), Remote: lost.Remote}
+	case errors.As(err, &lost): // and most likely the session with it, which may not know yet
+		return fmt.Errorf("%w: %w", ErrConnectionClosed, &StreamResetError{Code: uint32(lost.ErrorCode), Remote: lost.Remote})
 	case errors.Is(err, network.ErrReset):
 		return &StreamResetError{Remote: true}
 	case errors.Is(err, os.ErrDeadlineExceeded):

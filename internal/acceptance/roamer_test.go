@@ -62,6 +62,7 @@ type roamConfig struct {
 	Rate   int           // bits per second of the transfer, 0 for no transfer
 	Bytes  int64         // the transfer's least size; it ends when standard input does
 	Quiet  time.Duration // for which the echo is alone, before the transfer begins
+	Calls  string        // talk by calls in place of streams, as callroam_test.go says
 }
 
 // roamLine is a line of its standard output; one field is set.
@@ -169,7 +170,7 @@ func roam(text string) error {
 	if err != nil {
 		return err
 	}
-	if err := n.Handle(roamHandler{}); err != nil {
+	if err := errors.Join(n.Handle(roamHandler{}), n.Calls().Register(roamOperations()...)); err != nil {
 		return err
 	}
 	defer n.Close()
@@ -190,6 +191,9 @@ func roam(text string) error {
 	ended := inputEnds()
 	if err := out.tell(roamLine{Ready: &roamReady{n.Key(), n.ID().String(), n.Ticket()}}); err != nil {
 		return err
+	}
+	if cfg.Calls != "" {
+		return callNode(ctx, n, cfg, ended, out)
 	}
 	if cfg.Load > 0 {
 		go tellHolding(cfg.Load, ended, out)

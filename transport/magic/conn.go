@@ -167,5 +167,13 @@ func parseError(err error) error {
 		}
 		return &network.ConnError{ErrorCode: code, Remote: ae.Remote, TransportError: ae}
 	}
+	var (
+		idle  *quic.IdleTimeoutError
+		reset *quic.StatelessResetError
+		fault *quic.TransportError
+	)
+	if errors.As(err, &idle) || errors.As(err, &reset) || errors.As(err, &fault) {
+		return &network.ConnError{TransportError: err} // the connection is lost, not the stream alone
+	}
 	return err
 }
