@@ -197,13 +197,17 @@ func (d *Discovery) FindHandOver(ctx context.Context, commitment [32]byte) (*Han
 		return nil, ErrClosed
 	}
 	var best *HandOver
+	var settle *time.Timer
 	for h := range found {
-		if best == nil {
-			defer time.AfterFunc(handOverSettle, cancel).Stop()
+		if settle == nil {
+			settle = time.AfterFunc(handOverSettle, cancel)
 		}
 		if h.Newer(best) {
 			best = h
 		}
+	}
+	if settle != nil {
+		settle.Stop()
 	}
 	if best == nil && ctx.Err() != nil {
 		return nil, fmt.Errorf("look for a hand-over: %w", context.Cause(ctx))

@@ -51,7 +51,7 @@ func (r *router) startMapper() error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir) // read when the daemon has gone into the background
+	defer func() { _ = os.RemoveAll(dir) }() // read when the daemon has gone into the background
 	// The only program there is the one of an earlier start.
 	if err := killIn([]namespace{r.space}); err != nil {
 		return err

@@ -36,7 +36,7 @@ const holdPort = 7000
 func hold() {
 	conn, err := new(net.ListenConfig).ListenPacket(context.Background(), "udp4", fmt.Sprintf("0.0.0.0:%d", holdPort))
 	if err != nil {
-		fmt.Println("failed", err)
+		fmt.Fprintln(os.Stdout, "failed", err)
 		return
 	}
 	go func() {
@@ -46,7 +46,7 @@ func hold() {
 			if err != nil {
 				return
 			}
-			fmt.Printf("got %s\n", b[:n])
+			fmt.Fprintf(os.Stdout, "got %s\n", b[:n])
 		}
 	}()
 	m := portmap.Start(portmap.Config{Port: holdPort})
@@ -63,18 +63,18 @@ func hold() {
 		if s.External != last.External || (s.Err == nil) != (last.Err == nil) {
 			switch {
 			case s.External != netip.AddrPort{}:
-				fmt.Println("mapped", s.Protocol, s.External)
+				fmt.Fprintln(os.Stdout, "mapped", s.Protocol, s.External)
 			case s.Err != nil:
-				fmt.Printf("refused %q\n", s.Err)
+				fmt.Fprintf(os.Stdout, "refused %q\n", s.Err)
 			default:
-				fmt.Println("lost")
+				fmt.Fprintln(os.Stdout, "lost")
 			}
 			last = s
 		}
 		select {
 		case <-input:
 			m.Close()
-			fmt.Println("closed")
+			fmt.Fprintln(os.Stdout, "closed")
 			// Packets that still arrive are told until somebody ends this.
 			time.Sleep(time.Minute)
 			return
