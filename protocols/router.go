@@ -460,8 +460,8 @@ func (r *Router) recheck(e *routed) {
 	switch {
 	case (now == nil) != (was == nil) || now != nil && !now.Equal(*was):
 		e.ask(CodeUnauthorised, "identity changed")
-	case now == nil && e.auth.Guest == nil && !r.open(e.auth.ALPN), !r.admitted(e):
-		e.ask(CodeUnauthorised, "not admitted any more")
+	case now == nil && (e.auth.Guest == nil) != r.open(e.auth.ALPN), !r.admitted(e):
+		e.ask(CodeUnauthorised, "admission changed")
 	}
 }
 
