@@ -56,12 +56,12 @@ func openChild(args []string) int {
 	if _, err := v.NextPublicKey(); err != nil {
 		return fail(err)
 	}
-	fmt.Println("open", v.MemoryLocked())
+	fmt.Fprintln(os.Stdout, "open", v.MemoryLocked())
 	if _, err := in.ReadBytes('\n'); err != nil {
 		return fail(err)
 	}
 	_ = v.Close()
-	fmt.Println("closed")
+	fmt.Fprintln(os.Stdout, "closed")
 	_, _ = io.Copy(io.Discard, in)
 	return 0
 }
@@ -70,7 +70,7 @@ func hardenChild([]string) int {
 	if err := vault.HardenProcess(); err != nil {
 		return fail(err)
 	}
-	fmt.Println("hardened")
+	fmt.Fprintln(os.Stdout, "hardened")
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	return 0
 }
@@ -135,15 +135,15 @@ func changes() map[string]change {
 		if err != nil {
 			return err.Error()
 		}
-		text := fmt.Sprintf("device %d, generation %d, version %d:", info.Device, info.Generation, info.KeyVersion)
+		text := fmt.Appendf(nil, "device %d, generation %d, version %d:", info.Device, info.Generation, info.KeyVersion)
 		for _, c := range list {
 			secret, err := vault.NewCredentialStore(home).Open(v, c.Name)
 			if err != nil {
 				return err.Error()
 			}
-			text += fmt.Sprintf(" %s=%s/%d", c.Name, secret, c.KeyVersion)
+			text = fmt.Appendf(text, " %s=%s/%d", c.Name, secret, c.KeyVersion)
 		}
-		return text
+		return string(text)
 	}
 	among := func(text string, states map[string]string) string {
 		if state, ok := states[text]; ok {

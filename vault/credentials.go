@@ -20,9 +20,9 @@ const (
 	MaxCredentials = 1024
 
 	credentialsFile   = "credentials.json"
-	credentialsFormat = "alknet-credentials/1"
-	maxCredentialName = 128     // bytes
-	maxStore          = 8 << 20 // bytes
+	credentialsFormat = "alknet-credentials/1" //nolint:gosec // G101: the name of a format
+	maxCredentialName = 128                    // bytes
+	maxStore          = 8 << 20                // bytes
 )
 
 // CredentialStore keeps sealed credentials by name in the file credentials.json

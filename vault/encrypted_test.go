@@ -141,11 +141,11 @@ func TestRotateWhileLocking(t *testing.T) {
 		users.Go(func() {
 			for range 100 {
 				rotated, err := v.Rotate(d, 3)
-				if err != nil {
+				if err == nil {
+					assert.EqualValues(t, 3, rotated.KeyVersion)
+				} else {
 					assert.ErrorIs(t, err, vault.ErrLocked)
-					continue
 				}
-				assert.EqualValues(t, 3, rotated.KeyVersion)
 			}
 		})
 	}

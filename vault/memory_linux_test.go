@@ -172,6 +172,7 @@ func TestSeedIsNotLocked(t *testing.T) {
 	require.NoError(t, unix.Getrlimit(unix.RLIMIT_MEMLOCK, &old))
 	require.NoError(t, unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Max: old.Max}))
 	defer func() { require.NoError(t, unix.Setrlimit(unix.RLIMIT_MEMLOCK, &old)) }()
+	identity := keyVectors(t)[0].PeerID
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -199,7 +200,7 @@ func TestSeedIsNotLocked(t *testing.T) {
 		if v.MemoryLocked() {
 			t.Error("locked without permission")
 		}
-		if key, err := v.PublicKey(vault.Identity); err != nil || vault.PeerIDOf(key) != keyVectors(t)[0].PeerID {
+		if key, err := v.PublicKey(vault.Identity); err != nil || vault.PeerIDOf(key) != identity {
 			t.Error("wrong key")
 		}
 	}()

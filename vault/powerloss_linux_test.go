@@ -19,6 +19,7 @@ import (
 // A process that is killed at any system call that touches a file leaves the
 // old state or the new one, and the next one goes on from there.
 func TestKilledAtEveryStep(t *testing.T) {
+	t.Parallel()
 	for name, c := range changes() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -2,9 +2,11 @@ package vault_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 
@@ -22,7 +24,7 @@ func TestTwoProcesses(t *testing.T) {
 	var outputs [writers]bytes.Buffer
 	waits := make([]func() error, 0, writers)
 	for i := range writers {
-		cmd := child(t, "writer", home, fmt.Sprint(i), fmt.Sprint(each))
+		cmd := child(t, "writer", home, strconv.Itoa(i), strconv.Itoa(each))
 		cmd.Stdout = &outputs[i]
 		require.NoError(t, cmd.Start())
 		waits = append(waits, cmd.Wait)
@@ -77,7 +79,7 @@ func mountChild(f func(home string) error) func([]string) int {
 		if err := f(args[0]); err != nil {
 			return fail(err)
 		}
-		fmt.Println("ok")
+		fmt.Fprintln(os.Stdout, "ok")
 		return 0
 	}
 }
@@ -172,8 +174,11 @@ func refused(home string, want error) error {
 }
 
 func wants(err, want error) error {
-	if !oneOf(err, want) {
-		return fmt.Errorf("got %v, want %v", err, want)
+	switch {
+	case err == nil:
+		return errors.New("it succeeded")
+	case !errors.Is(err, want):
+		return err
 	}
 	return nil
 }
@@ -202,6 +207,6 @@ func writerChild(args []string) int {
 			return fail(err)
 		}
 	}
-	fmt.Println(sealed, refused)
+	fmt.Fprintln(os.Stdout, sealed, refused)
 	return 0
 }
