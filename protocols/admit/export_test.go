@@ -19,3 +19,10 @@ func (d *Door) SetRate(perSecond float64, burst int) {
 	d.limiter.SetLimit(rate.Limit(perSecond))
 	d.limiter.SetBurst(burst)
 }
+
+// Standing is how many streams wait at the door.
+func (d *Door) Standing() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.open
+}
