@@ -94,11 +94,14 @@ func TestIdleSessions(t *testing.T) {
 		t.Skip("make soak")
 	}
 	const (
-		hosts  = 4
+		hosts  = 25 // a hundred connections from one address are the limit (NODE-34)
 		goCold = 100 * time.Second // active for 45 s, then cold after 60
 		look   = 90 * time.Second  // two slow heartbeats
 	)
-	names := []string{"b", "c", "d", "e"}
+	var names []string
+	for i := range hosts {
+		names = append(names, fmt.Sprintf("p%d", i))
+	}
 	lab := natlab.Start(t, natlab.Config{Public: append([]string{"relay", "a"}, names...), Required: *required})
 	relay := newRoamer(t, lab.Host("relay"), roamConfig{Relay: true})
 	join := []string{relay.ready.Ticket}
