@@ -41,26 +41,20 @@ func (c *kernelConn) ReadMsgUDP(b, _ []byte) (n, oobn, flags int, addr *net.UDPA
 
 // ReadBatch waits for a packet and takes those behind it along.
 func (c *kernelConn) ReadBatch(ms []ipv4.Message, _ int) (int, error) {
-	pkt, err := c.next()
-	if err != nil {
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	if err := c.fill(); err != nil {
 		return 0, err
 	}
 	n := 0
-	for {
+	for n < len(ms) && c.more() {
 		m := &ms[n]
-		m.N = copy(m.Buffers[0], pkt.buf[:pkt.n])
-		m.NN = putECN(m.OOB, pkt.ecn)
-		m.Addr = pkt.from
-		c.buffers.Put(pkt.buf)
-		if n++; n == len(ms) {
-			return n, nil
-		}
-		select {
-		case pkt = <-c.queue:
-		default:
-			return n, nil
-		}
+		m.NN = putECN(m.OOB, c.rest.ecn)
+		m.Addr = c.rest.from
+		m.N = c.take(m.Buffers[0])
+		n++
 	}
+	return n, nil
 }
 
 // WriteMsgUDP sends what QUIC asks for by control messages: how the packet is

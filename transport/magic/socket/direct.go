@@ -31,13 +31,15 @@ const (
 
 // readUDP takes what arrives straight until the socket is closed.
 func (s *Socket) readUDP(c *udp.Conn) {
-	size := MaxPacket + 1
-	if c.Caps().GRO {
-		size = groBuffer
-	}
 	ms := make([]udp.Message, readBatch)
+	bufs := make([]*[groBuffer]byte, readBatch)
 	for i := range ms {
-		ms[i].Buf = make([]byte, size)
+		if c.Caps().GRO {
+			bufs[i] = s.trains.Get().(*[groBuffer]byte)
+			ms[i].Buf = bufs[i][:]
+		} else {
+			ms[i].Buf = make([]byte, MaxPacket+1)
+		}
 	}
 	for {
 		n, err := c.ReadBatch(ms)
@@ -59,6 +61,11 @@ func (s *Socket) readUDP(c *udp.Conn) {
 		}
 		for i := range ms[:n] {
 			m := &ms[i]
+			if m.Segment > 0 && s.deliverTrain(m, bufs[i]) {
+				bufs[i] = s.trains.Get().(*[groBuffer]byte)
+				m.Buf = bufs[i][:]
+				continue
+			}
 			b, seg := m.Buf[:m.N], m.Segment
 			if seg == 0 {
 				seg = len(b)
@@ -69,6 +76,33 @@ func (s *Socket) readUDP(c *udp.Conn) {
 				b = b[k:]
 			}
 		}
+	}
+}
+
+// deliverTrain hands QUIC packets that came together on in the buffer they came
+// in, and says whether it did: not if something else is among them, nor if they
+// come from no path, nor if many trains wait already.
+func (s *Socket) deliverTrain(m *udp.Message, buf *[groBuffer]byte) bool {
+	if m.Segment > MaxPacket {
+		return false
+	}
+	for at := 0; at < m.N; at += m.Segment {
+		if buf[at]&0xc0 == 0 {
+			return false
+		}
+	}
+	p := s.index.byPath.get(m.From)
+	if p == nil || s.trainsUp.Load() >= maxTrains {
+		return false
+	}
+	s.arrived(p, path.ID{Addr: m.From}, m.N)
+	s.trainsUp.Add(1)
+	select {
+	case s.queue <- packet{b: buf[:m.N], segment: m.Segment, train: buf, ecn: m.ECN, from: p.addr}:
+		return true
+	default:
+		s.trainsUp.Add(-1)
+		return false // as single packets they are counted
 	}
 }
 
@@ -133,20 +167,25 @@ func (s *Socket) deliver(p *peer, id path.ID, ecn byte, b []byte) {
 		s.stats.tooLarge.Add(1)
 		return
 	}
+	s.arrived(p, id, len(b))
+	buf := s.buffers.Get().(*[MaxPacket]byte)
+	n := copy(buf[:], b)
+	select {
+	case s.queue <- packet{b: buf[:n], segment: n, buf: buf, ecn: ecn, from: p.addr}:
+	default:
+		s.buffers.Put(buf)
+		s.stats.queueFull.Add(1)
+	}
+}
+
+// arrived notes what QUIC packets tell about the path they came over.
+func (s *Socket) arrived(p *peer, id path.ID, size int) {
 	now := s.now()
 	p.cameOver(id)
 	if p.heard(id, true, now) {
 		p.sendAgain(now)
 	}
-	p.used(len(b), now)
-	buf := s.buffers.Get().(*[MaxPacket]byte)
-	n := copy(buf[:], b)
-	select {
-	case s.queue <- packet{buf, n, ecn, p.addr}:
-	default:
-		s.buffers.Put(buf)
-		s.stats.queueFull.Add(1)
-	}
+	p.used(size, now)
 }
 
 // SetAddrs tells where this node may be reached straight, best first: as seen

@@ -262,3 +262,38 @@ func TestEmptyPacket(t *testing.T) {
 	got, _ := read(t, a)
 	require.Equal(t, "\x40after", got)
 }
+
+// PATH-7: packets that come together are read one by one, whole and in order,
+// whether QUIC or disco was among them.
+func TestPATH7TrainsAreReadPacketByPacket(t *testing.T) {
+	_, a, b, aKey, bKey, _ := directPair(t)
+	id, _, _, ok := b.Path(aKey)
+	require.True(t, ok)
+	require.NotZero(t, bKey)
+	const n, size = 200, 700
+	var train []byte
+	for i := range n {
+		p := make([]byte, size)
+		p[0], p[1] = 0x40, byte(i)
+		train = append(train, p...)
+	}
+	train = train[:len(train)-100] // the last is shorter
+	for rest := train; len(rest) > 0; {
+		k := min(len(rest), 20*size)
+		require.NoError(t, b.WriteTrain(rest[:k], id.Addr, size))
+		rest = rest[k:]
+	}
+	require.NoError(t, a.SetReadDeadline(time.Now().Add(5*time.Second)))
+	buf := make([]byte, 2048)
+	for i := range n {
+		got, _, err := a.ReadFrom(buf)
+		require.NoError(t, err)
+		want := size
+		if i == n-1 {
+			want -= 100
+		}
+		require.Equal(t, want, got)
+		require.Equal(t, byte(i), buf[1])
+	}
+	silent(t, a)
+}

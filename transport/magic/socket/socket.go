@@ -37,7 +37,8 @@ const (
 	maxUnproven     = 1024 // peers known by a box only, without a QUIC connection
 	maxUnprovenEach = 64   // of those, first heard over one relay
 	newKeysPerRelay = 200  // boxes of unknown keys opened per second and relay
-	queueLen        = 2048 // packets waiting for ReadFrom
+	queueLen        = 2048 // packets, or trains of them, waiting for ReadFrom
+	maxTrains       = 64   // of those, trains
 	coldAfter       = 60 * time.Second
 	loopEvery       = time.Second
 	virtualPort     = 4242
@@ -124,7 +125,11 @@ type Socket struct {
 	probes  *rate.Limiter
 
 	queue    chan packet
+	rest     packet // of the train being read; under reading
+	reading  sync.Mutex
 	buffers  sync.Pool
+	trains   sync.Pool
+	trainsUp atomic.Int32 // trains on their way up
 	deadline deadline
 	done     chan struct{}
 	wg       sync.WaitGroup
@@ -135,11 +140,15 @@ type Socket struct {
 	}
 }
 
+// packet is one QUIC packet on its way up, or a train of them: several of size
+// segment, the last of which may be shorter, in the buffer they were read into.
 type packet struct {
-	buf  *[MaxPacket]byte
-	n    int
-	ecn  byte
-	from *net.UDPAddr
+	b       []byte
+	segment int
+	buf     *[MaxPacket]byte // what b lies in, to be used again
+	train   *[groBuffer]byte // or this
+	ecn     byte
+	from    *net.UDPAddr
 }
 
 // New makes a socket and begins to read cfg.UDP.
@@ -173,6 +182,7 @@ func New(cfg Config) (*Socket, error) {
 	}
 	copy(s.self[:], cfg.Key.Public().(ed25519.PublicKey))
 	s.buffers.New = func() any { return new([MaxPacket]byte) }
+	s.trains.New = func() any { return new([groBuffer]byte) }
 	s.deadline.init()
 	for _, c := range cfg.UDP {
 		s.wg.Go(func() { s.readUDP(c) })
@@ -490,31 +500,66 @@ func (s *Socket) consider(p *peer) {
 
 // ReadFrom implements net.PacketConn.
 func (s *Socket) ReadFrom(b []byte) (int, net.Addr, error) {
-	pkt, err := s.next()
-	if err != nil {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	if err := s.fill(); err != nil {
 		return 0, nil, err
 	}
-	n := copy(b, pkt.buf[:pkt.n])
-	s.buffers.Put(pkt.buf)
-	return n, pkt.from, nil
+	from := s.rest.from
+	return s.take(b), from, nil
 }
 
-// next waits for a packet; a deadline that has passed wins.
-func (s *Socket) next() (packet, error) {
+// fill waits for a packet when none is left of the last train; a deadline that
+// has passed wins. The caller holds reading.
+func (s *Socket) fill() error {
 	passed := s.deadline.wait()
 	select {
 	case <-passed:
-		return packet{}, timeoutError{}
+		return timeoutError{}
 	default:
 	}
-	select {
-	case pkt := <-s.queue:
-		return pkt, nil
-	case <-passed:
-		return packet{}, timeoutError{}
-	case <-s.done:
-		return packet{}, net.ErrClosed
+	if len(s.rest.b) > 0 {
+		return nil
 	}
+	select {
+	case s.rest = <-s.queue:
+		return nil
+	case <-passed:
+		return timeoutError{}
+	case <-s.done:
+		return net.ErrClosed
+	}
+}
+
+// more is fill that does not wait.
+func (s *Socket) more() bool {
+	if len(s.rest.b) > 0 {
+		return true
+	}
+	select {
+	case s.rest = <-s.queue:
+		return true
+	default:
+		return false
+	}
+}
+
+// take copies the next packet of s.rest into b. The caller holds reading.
+func (s *Socket) take(b []byte) int {
+	r := &s.rest
+	k := min(r.segment, len(r.b))
+	n := copy(b, r.b[:k])
+	if r.b = r.b[k:]; len(r.b) > 0 {
+		return n
+	}
+	if r.train != nil {
+		s.trainsUp.Add(-1)
+		s.trains.Put(r.train)
+	} else {
+		s.buffers.Put(r.buf)
+	}
+	s.rest = packet{}
+	return n
 }
 
 // WriteTo implements net.PacketConn. A packet that has no way to go is
