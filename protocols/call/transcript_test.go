@@ -175,7 +175,13 @@ type bare struct {
 
 func play(t *testing.T, file, text string) {
 	ctx, cancel := context.WithCancel(t.Context())
-	proto := call.New(call.Config{Provider: tokens{}, MaxTokenFailures: func() int { return 2 }})
+	var limits call.Limits
+	if _, rest, ok := strings.Cut("\n"+text, "\nlimit "); ok {
+		_, err := fmt.Sscan(rest, &limits.Requests)
+		require.NoError(t, err)
+		limits.Subscriptions = limits.Requests
+	}
+	proto := call.New(call.Config{Limits: limits, Provider: tokens{}, MaxTokenFailures: func() int { return 2 }})
 	require.NoError(t, proto.Register(testOperations()...))
 	a, b := protocols.Pipe(call.ALPN)
 	peer := known("user")
@@ -201,7 +207,7 @@ func play(t *testing.T, file, text string) {
 		n++
 		line = strings.TrimSpace(line)
 		p.at = fmt.Sprintf("%s:%d: %s", file, n, line)
-		if line != "" && line[0] != '#' && line != "anonymous" {
+		if line != "" && line[0] != '#' && line != "anonymous" && !strings.HasPrefix(line, "limit ") {
 			p.line(line)
 			synctest.Wait()
 		}
