@@ -76,6 +76,9 @@ func newConfigCheck(a *app) *cobra.Command {
 			if err := cfg.tryOut(h); err != nil {
 				return failf(exitUsage, codeConfig, "%s: %s", file, err)
 			}
+			if err := cfg.checkCredentials(h); err != nil {
+				return err
+			}
 			if _, err := peerfile.Load(h.peers()); err != nil {
 				return err
 			}
