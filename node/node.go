@@ -42,16 +42,17 @@ const closeGrace = 5 * time.Second
 
 // Node is one peer. All methods are safe for concurrent use.
 type Node struct {
-	cfg      Config
-	network  string
-	log      *slog.Logger
-	peers    *auth.Peers
-	access   *access
-	host     *transport.Host
-	registry *protocols.HandlerRegistry
-	router   atomic.Pointer[protocols.Router] // nil before Start
-	calls    *call.Protocol
-	key      string
+	cfg        Config
+	network    string
+	log        *slog.Logger
+	peers      *auth.Peers
+	access     *access
+	preference *preference
+	host       *transport.Host
+	registry   *protocols.HandlerRegistry
+	router     atomic.Pointer[protocols.Router] // nil before Start
+	calls      *call.Protocol
+	key        string
 
 	mu         sync.Mutex
 	started    bool
@@ -92,7 +93,8 @@ func New(cfg Config) (*Node, error) {
 	}
 	n := &Node{
 		cfg: cfg, log: cfg.Logger, peers: cfg.Peers, access: access, host: host, key: key, network: access.network,
-		registry: new(protocols.HandlerRegistry),
+		preference: newPreference(host),
+		registry:   new(protocols.HandlerRegistry),
 		calls: call.New(call.Config{
 			Provider: cfg.Peers, Tickets: access.keeper, MaxTokenFailures: access.maxTokenFailures,
 			Timeout: cfg.CallTimeout, MaxTimeout: cfg.MaxCallTimeout, Logger: cfg.Logger,
@@ -174,6 +176,7 @@ func (n *Node) Close() error {
 	if door != nil {
 		door.Close()
 	}
+	n.preference.Close()
 	if succession != nil {
 		succession.Close()
 	}

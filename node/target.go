@@ -80,7 +80,7 @@ func (n *Node) Open(ctx context.Context, target, alpn string) (protocols.Connect
 		return nil, err
 	}
 	var errs []error
-	for _, p := range t.peers { // keys of one peer, in order (NODE-52)
+	for _, p := range n.preference.order(t.peers) {
 		conn, err := router.Open(ctx, p, alpn, t.name)
 		if err == nil {
 			return conn, nil
