@@ -2,6 +2,7 @@ package socket_test
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"sync"
 	"testing"
@@ -261,6 +262,35 @@ func TestEmptyPacket(t *testing.T) {
 	require.NoError(t, err)
 	got, _ := read(t, a)
 	require.Equal(t, "\x40after", got)
+}
+
+// PATH-18: data waits, and the peer asks over the relay: it does not get what is
+// sent straight. From then on it goes over the relay too, without waiting for
+// the silence to be long enough to suspect the path.
+func TestPATH18PingOverTheRelayIsADoubt(t *testing.T) {
+	w, a, b, aKey, bKey, _ := directPair(t)
+	time.Sleep(300 * time.Millisecond) // the round trip is known
+	require.NoError(t, b.Close())
+	priv, _ := keyPair(2)
+	e := newEnemy(t, priv, aKey)
+	e.boot = disco.BootID{0: 1} // not an earlier boot
+	relayed := func() (n int) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, kind := range w.seen {
+			if kind == relay.FrameData {
+				n++
+			}
+		}
+		return n
+	}
+	before := relayed()
+	addr := net.UDPAddrFromAddrPort(socket.VirtualAddr(bKey))
+	_, err := a.WriteTo([]byte("\x40waits"), addr)
+	require.NoError(t, err)
+	time.Sleep(30 * time.Millisecond) // an answer might have been under way
+	a.Receive(relayOne, bKey, relay.FrameDisco, 0, e.box(e.ping()))
+	require.Greater(t, relayed(), before)
 }
 
 // PATH-7: packets that come together are read one by one, whole and in order,

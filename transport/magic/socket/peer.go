@@ -269,7 +269,8 @@ func (p *peer) sendOver(id path.ID, b []byte, segment int, ecn byte) {
 	}
 }
 
-// cameOver notes data that came over another path than the one ours takes.
+// cameOver notes data, or a ping while data waits, that came over another path
+// than the one ours takes.
 // Perhaps ours does not arrive: one direction can fail alone, and the peer can
 // have moved (PATH-18).
 func (p *peer) cameOver(id path.ID) {

@@ -470,7 +470,11 @@ func (s *Socket) receiveDisco(via, from relay.Key, payload []byte) {
 	case disco.Ping:
 		p.prove(via)
 		s.sendDisco(id, p.key, disco.Pong{TxID: m.TxID, BootID: s.boot})
-		if now := s.now(); p.heard(id, false, now) {
+		now := s.now()
+		if since := p.unanswered.Load(); since != 0 && now-since > p.quiet.Load()/4 {
+			p.cameOver(id) // it asks there since it misses something, as we do
+		}
+		if p.heard(id, false, now) {
 			p.sendAgain(now)
 		}
 		s.found(p, via)
