@@ -37,10 +37,10 @@ func writer(path, name string) int {
 			return addPeer(added)(c)
 		})
 		if err != nil {
-			fmt.Println("failed:", err)
+			fmt.Fprintln(os.Stdout, "failed:", err)
 			return 1
 		}
-		fmt.Println(added)
+		fmt.Fprintln(os.Stdout, added)
 		if name != "" {
 			return 0
 		}
