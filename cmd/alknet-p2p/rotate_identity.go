@@ -42,6 +42,9 @@ write the new one down, or count one more for each time.`,
   alknet-p2p vault rotate-identity --revoke`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if revoke && cmd.Flags().Changed("overlap") {
+				return usagef("--overlap and --revoke exclude each other")
+			}
 			if revoke {
 				overlap.Duration = 0
 			}
@@ -54,7 +57,6 @@ write the new one down, or count one more for each time.`,
 	p.add(cmd)
 	cmd.Flags().Var(&overlap, "overlap", "how long the old key stays good, such as 24h or 30d")
 	cmd.Flags().BoolVar(&revoke, "revoke", false, "end the old key at once")
-	cmd.MarkFlagsMutuallyExclusive("overlap", "revoke")
 	return cmd
 }
 
