@@ -288,7 +288,7 @@ func TestPATH18PingOverTheRelayIsADoubt(t *testing.T) {
 	addr := net.UDPAddrFromAddrPort(socket.VirtualAddr(bKey))
 	_, err := a.WriteTo([]byte("\x40waits"), addr)
 	require.NoError(t, err)
-	time.Sleep(30 * time.Millisecond) // an answer might have been under way
+	time.Sleep(a.Quiet(bKey)/4 + 2*time.Millisecond) // an answer might have been under way
 	a.Receive(relayOne, bKey, relay.FrameDisco, 0, e.box(e.ping()))
 	require.Greater(t, relayed(), before)
 }

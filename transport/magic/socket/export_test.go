@@ -1,6 +1,14 @@
 package socket
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+
+	"github.com/alkdev/alknet-p2p/transport/relay"
+)
+
+// Quiet is how long the peer may be silent while data waits.
+func (s *Socket) Quiet(k relay.Key) time.Duration { return time.Duration(s.peer(k).quiet.Load()) }
 
 // WriteTrain sends packets of size segment to an address as QUIC's are sent.
 func (s *Socket) WriteTrain(b []byte, to netip.AddrPort, segment int) error {
