@@ -86,6 +86,9 @@ type Config struct {
 	// Routing is how call.PeerAny chooses among peers; the zero value takes the
 	// first that has the operation.
 	Routing call.Routing
+	// Interceptors surround the calls this node serves, CallInterceptors those it
+	// makes; the first is the outermost.
+	Interceptors, CallInterceptors []call.Interceptor
 	// Logger is silent when nil.
 	Logger *slog.Logger
 }

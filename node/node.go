@@ -99,6 +99,7 @@ func New(cfg Config) (*Node, error) {
 			Provider: cfg.Peers, Tickets: access.keeper, MaxTokenFailures: access.maxTokenFailures,
 			Timeout: cfg.CallTimeout, MaxTimeout: cfg.MaxCallTimeout, Logger: cfg.Logger,
 			Overlays: cfg.Overlays, Routing: cfg.Routing, RTT: rttOf(host),
+			Interceptors: cfg.Interceptors, CallInterceptors: cfg.CallInterceptors,
 		}),
 	}
 	if err := n.calls.Register(call.Echo(), call.Info(n.info)); err != nil {

@@ -3,9 +3,9 @@ package interop
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
+	"maps"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -102,9 +102,7 @@ func TestJSCalls(t *testing.T) {
 	do := func(what, operation string, input any, more map[string]any) (answer outcome) {
 		t.Helper()
 		command := map[string]any{"do": what, "addr": at, "operation": operation, "input": input}
-		for k, v := range more {
-			command[k] = v
-		}
+		maps.Copy(command, more)
 		js.do(t, &answer, command)
 		return answer
 	}
@@ -207,7 +205,7 @@ func TestJSServes(t *testing.T) {
 		if i == 2 {
 			require.ErrorIs(t, r.Err, call.ErrNotFound)
 		} else {
-			require.Equal(t, fmt.Sprint(i), string(r.Output))
+			require.Equal(t, strconv.Itoa(i), string(r.Output))
 		}
 	}
 
@@ -230,16 +228,16 @@ func TestJSServes(t *testing.T) {
 	for want := range 10 {
 		value, err := sub.Next(ctx)
 		require.NoError(t, err)
-		require.Equal(t, fmt.Sprint(want), string(value))
+		require.Equal(t, strconv.Itoa(want), string(value))
 	}
 	require.LessOrEqual(t, seen().Emitted, 10+4+1)
 	for want := 10; want < 50; want++ {
 		value, err := sub.Next(ctx)
 		require.NoError(t, err)
-		require.Equal(t, fmt.Sprint(want), string(value))
+		require.Equal(t, strconv.Itoa(want), string(value))
 	}
 	_, err = sub.Next(ctx)
-	require.True(t, errors.Is(err, io.EOF), "%v", err)
+	require.ErrorIs(t, err, io.EOF)
 	sub, err = s.Subscribe(ctx, "js/count", 1_000_000, call.WithWindow(2))
 	require.NoError(t, err)
 	_, err = sub.Next(ctx)

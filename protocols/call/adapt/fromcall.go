@@ -2,7 +2,6 @@ package adapt
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -240,7 +239,7 @@ func (l *remote) subscribe(ctx context.Context, r *call.Request, emit func(any) 
 			return nil
 		}
 		if err == nil {
-			err = emit(json.RawMessage(item))
+			err = emit(item)
 		}
 		if err != nil {
 			return err

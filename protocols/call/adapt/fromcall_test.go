@@ -4,9 +4,9 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -233,7 +233,7 @@ func TestCALL95LeavesForward(t *testing.T) {
 	n := 0
 	for item, err := range sub.All(t.Context()) {
 		require.NoError(t, err)
-		require.Equal(t, fmt.Sprint(n), string(item))
+		require.Equal(t, strconv.Itoa(n), string(item))
 		n++
 	}
 	require.Equal(t, 100, n, "complete")
@@ -269,7 +269,7 @@ func TestCALL95BackPressureAndAbort(t *testing.T) {
 		for i := range 1000 {
 			item, err := sub.Next(t.Context())
 			require.NoError(t, err)
-			require.Equal(t, fmt.Sprint(i+1), string(item))
+			require.Equal(t, strconv.Itoa(i+1), string(item))
 		}
 		synctest.Wait()
 		require.LessOrEqual(t, emitted.Load(), stuck+1000+32)
@@ -482,6 +482,6 @@ func TestFromCallIsBoundedByItsContext(t *testing.T) {
 	require.NoError(t, s.Connection().Close(0, ""))
 	<-s.Done()
 	_, err = adapt.FromCall(t.Context(), s, adapt.FromCallConfig{})
-	require.True(t, errors.As(err, &e))
+	require.ErrorAs(t, err, &e)
 	require.Equal(t, adapt.Transport, e.Kind)
 }

@@ -4,12 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -31,7 +31,7 @@ func httpServer(t *testing.T) *httptest.Server {
 		_ = json.NewEncoder(w).Encode(map[string]string{
 			"method": r.Method, "uri": r.RequestURI, "body": string(body), "type": r.Header.Get("Content-Type"),
 			"accept": r.Header.Get("Accept"), "trace": r.Header.Get("Traceparent"),
-			"authorised": fmt.Sprint(r.Header.Get("Authorization") == "Bearer "+secret),
+			"authorised": strconv.FormatBool(r.Header.Get("Authorization") == "Bearer "+secret),
 		})
 	})
 	mux.HandleFunc("/text", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("text\xff")) })
@@ -261,21 +261,27 @@ func TestHTTPEndsWithTheCall(t *testing.T) {
 	_, err := s.Call(t.Context(), "test/op", nil)
 	require.ErrorIs(t, err, call.ErrTimeout)
 
-	s = fromHTTP(t, adapt.JSONSchemaConfig{URL: server.URL + "/hang", MaxConcurrent: 1})
+	started := make(chan struct{})
+	hang := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		close(started)
+		<-r.Context().Done()
+	}))
+	defer hang.Close() // returns after the handler
+	s = fromHTTP(t, adapt.JSONSchemaConfig{URL: hang.URL, MaxConcurrent: 1})
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	done := make(chan error, 1)
 	go func() {
 		_, err := s.Call(ctx, "test/op", nil)
 		done <- err
 	}()
+	<-started
 	// One more than may run at a time fails at once (CALL-26).
-	require.Eventually(t, func() bool {
-		short, stop := context.WithTimeout(t.Context(), 100*time.Millisecond)
-		defer stop()
-		_, err := s.Call(short, "test/op", nil)
-		var e *call.Error
-		return errors.As(err, &e) && e.Retryable && string(e.Details) == `{"reason":"overloaded"}`
-	}, 10*time.Second, time.Millisecond)
+	_, err = s.Call(t.Context(), "test/op", nil)
+	var e *call.Error
+	require.ErrorAs(t, err, &e)
+	require.True(t, e.Retryable)
+	require.Equal(t, `{"reason":"overloaded"}`, string(e.Details))
 	cancel()
 	require.ErrorIs(t, <-done, call.ErrAborted)
 }
