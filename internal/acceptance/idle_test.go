@@ -94,7 +94,7 @@ func TestIdleSessions(t *testing.T) {
 		t.Skip("make soak")
 	}
 	const (
-		hosts  = 25 // a hundred connections from one address are the limit (NODE-34)
+		hosts  = 25                // a hundred connections from one address are the limit (NODE-34)
 		goCold = 100 * time.Second // active for 45 s, then cold after 60
 		look   = 90 * time.Second  // two slow heartbeats
 	)
