@@ -22,7 +22,7 @@ func TestPATH26BulkBesideEcho(t *testing.T) {
 	for _, leg := range []struct{ name, slow string }{{"from the sender", "b"}, {"to the receiver", "a"}} {
 		t.Run(leg.name, func(t *testing.T) {
 			// A transfer that does not fill the line shows nothing.
-			for range 4 {
+			for range 6 {
 				if bulkBesideEcho(t, leg.slow) {
 					return
 				}
@@ -87,7 +87,7 @@ func bulkBesideEcho(t *testing.T, slow string) bool {
 	}
 	rate := float64(report.Bytes) * 8 / report.Took.Seconds()
 	t.Logf("transfer of %.1f Mbit/s", rate/1e6)
-	return rate > line/2
+	return rate > 0.4*line // with the time a fail-over takes
 }
 
 // tripsBetween are the echoes sent in a time, the fastest first.
