@@ -40,6 +40,7 @@ func ExampleEnv() {
 	}
 
 	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
 	user := call.New(call.Config{})
 	a, b := protocols.Pipe(call.ALPN)
 	done := make(chan error, 2)
