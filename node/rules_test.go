@@ -23,5 +23,4 @@ func TestNODE36NoOperationGrantsRights(t *testing.T) {
 	}
 	slices.Sort(open)
 	require.Equal(t, []string{"node/echo", "node/info", "services/list", "services/schema"}, open)
-
 }

@@ -183,8 +183,8 @@ func TestAttempts(t *testing.T) {
 			require.ErrorIs(t, err, vault.ErrWrongPassphrase)
 			return time.Since(start)
 		}
-		for _, seconds := range []float64{0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60} {
-			require.Equal(t, seconds, fail().Seconds())
+		for _, seconds := range []int{0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60} {
+			require.Equal(t, time.Duration(seconds)*time.Second, fail())
 		}
 		require.Equal(t, time.Minute, a.Delay())
 		time.Sleep(50 * time.Second)

@@ -38,7 +38,7 @@ const (
 	codeExists      = "EXISTS"
 	codeCorrupt     = "VAULT_CORRUPT"
 	codeWrongWords  = "WRONG_WORDS"
-	codeNoSecret    = "NO_CREDENTIAL"
+	codeNoSecret    = "NO_CREDENTIAL" //nolint:gosec // an error's code
 	codeIncomplete  = "INCOMPLETE"
 	codeRunning     = "ALREADY_RUNNING"
 	codePortTaken   = "PORT_TAKEN"

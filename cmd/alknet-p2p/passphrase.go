@@ -44,7 +44,7 @@ func (p *passphraseFlags) usesStdin() bool { return p.fd.set && p.fd.number == 0
 
 // credentialFile is the passphrase as systemd hands it to a service
 // (LoadCredential= and LoadCredentialEncrypted= in systemd.exec(5)).
-const credentialFile = "alknet-p2p.passphrase"
+const credentialFile = "alknet-p2p.passphrase" //nolint:gosec // a name
 
 // passphraseOf reads the passphrase from where the flags say, else from the
 // credentials of systemd; nil when there is none. The caller clears it.
@@ -70,7 +70,7 @@ func (a *app) passphraseOf(p passphraseFlags) ([]byte, error) {
 	if dir == "" {
 		return nil, nil
 	}
-	f, err := os.Open(filepath.Join(dir, credentialFile))
+	f, err := os.Open(filepath.Join(dir, credentialFile)) //nolint:gosec // systemd's folder
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

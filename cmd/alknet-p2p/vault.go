@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -63,12 +64,12 @@ func newVaultShow(a *app) *cobra.Command {
 				table(w, [][]string{
 					{"node key", answer.Identity},
 					{"peer ID", answer.PeerID},
-					{"device", fmt.Sprint(answer.Device)},
-					{"generation", fmt.Sprint(answer.Generation)},
+					{"device", strconv.FormatUint(uint64(answer.Device), 10)},
+					{"generation", strconv.FormatUint(uint64(answer.Generation), 10)},
 					{"path", answer.Path},
 					{"next key", answer.Next},
-					{"key version", fmt.Sprint(answer.KeyVersion)},
-					{"credentials", fmt.Sprint(answer.Credentials)},
+					{"key version", strconv.FormatUint(uint64(answer.KeyVersion), 10)},
+					{"credentials", strconv.Itoa(answer.Credentials)},
 					{"in the keyring", keyring},
 				})
 			})

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -159,7 +160,7 @@ func newVaultLs(a *app) *cobra.Command {
 			return a.show(map[string][]row{"credentials": rows}, func(w *bytes.Buffer) {
 				lines := [][]string{{"NAME", "KEY VERSION"}}
 				for _, r := range rows {
-					sealedWith := fmt.Sprint(r.KeyVersion)
+					sealedWith := strconv.FormatUint(uint64(r.KeyVersion), 10)
 					if r.KeyVersion == 0 {
 						sealedWith = "damaged"
 					}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"html"
 	"io"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -139,13 +140,13 @@ func (k *kit) facts() [][]string {
 	return [][]string{
 		{"node key", k.info.Identity},
 		{"peer ID", k.info.PeerID},
-		{"device", fmt.Sprint(k.info.Device)},
-		{"generation", fmt.Sprint(k.info.Generation)},
+		{"device", strconv.FormatUint(uint64(k.info.Device), 10)},
+		{"generation", strconv.FormatUint(uint64(k.info.Generation), 10)},
 		{"made on", k.made.Format(time.DateOnly)},
 		{"derivation", "BIP-39, then SLIP-0010 ed25519 (slip10)"},
 		{"identity", string(path)},
 		{"SSH host key", string(vault.SSHHost)},
-		{"credentials", "m/74'/2'/0'/{version-2}', AES-256-GCM; version " + fmt.Sprint(k.info.KeyVersion)},
+		{"credentials", "m/74'/2'/0'/{version-2}', AES-256-GCM; version " + strconv.FormatUint(uint64(k.info.KeyVersion), 10)},
 		{"Ethereum", string(vault.Ethereum) + " (BIP-32)"},
 	}
 }
@@ -196,7 +197,7 @@ func (k *kit) writeHTML(w io.Writer) error {
 	line("</table>")
 	line("<h2>The words, in this order</h2>")
 	line("<ol>")
-	for _, word := range bytes.Fields(k.phrase) {
+	for word := range bytes.FieldsSeq(k.phrase) {
 		page = append(append(append(page, "<li>"...), word...), '\n')
 	}
 	line("</ol>")

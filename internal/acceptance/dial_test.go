@@ -56,7 +56,7 @@ func dialOnce(ctx context.Context, n *node.Node, cfg roamConfig) (took dialled, 
 		}
 	}()
 	replies, result := n.Ping(ctx, cfg.Target, node.PingOptions{UntilDirect: 5 * time.Second, Interval: 10 * time.Millisecond})
-	for range replies { //nolint:revive // result is complete when they end
+	for range replies {
 	}
 	if result.FirstByte == nil {
 		return took, fmt.Errorf("not reached: %w", result.Err)

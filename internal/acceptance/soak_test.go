@@ -79,8 +79,8 @@ func TestSoak(t *testing.T) {
 	shortly := func() time.Duration { return time.Duration(1+random.IntN(5)) * time.Second }
 	events := []func() (string, error){
 		func() (string, error) {
-			a, b, d := "", "", shortly()
-			a, b = pair()
+			a, b := pair()
+			d := shortly()
 			return fmt.Sprintf("cut %s %s for %s", a, b, d), lab.Cut(a, b, d)
 		},
 		func() (string, error) {

@@ -179,8 +179,7 @@ func TestCommandsAtOnce(t *testing.T) {
 			cmd := exec.Command(binary, "--home", tr.home("h"), "vault", "seal", fmt.Sprint("name", i), "--passphrase-file", pass)
 			cmd.Stdin = strings.NewReader("secret")
 			out, err := cmd.CombinedOutput()
-			var exit *exec.ExitError
-			if errors.As(err, &exit) {
+			if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 				codes[i] = exit.ExitCode()
 				if !bytes.Contains(out, []byte("in use by another process")) || bytes.Count(out, []byte("\n")) != 1 {
 					t.Errorf("refused otherwise: %s", out)

@@ -302,7 +302,7 @@ func runPanicking(file string) error {
 	if err := n.Start(context.Background()); err != nil {
 		return err
 	}
-	fmt.Println("panicking node", n.Ticket())
+	fmt.Fprintln(os.Stdout, "panicking node", n.Ticket())
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	return n.Close()
 }

@@ -356,6 +356,6 @@ func TestCALL41DeadlineIsInherited(t *testing.T) {
 // writeFrame writes one frame, as a bare peer does.
 func writeFrame(t *testing.T, s protocols.Stream, body string) {
 	t.Helper()
-	_, err := s.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)) //nolint:gosec // short
+	_, err := s.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...))
 	require.NoError(t, err)
 }

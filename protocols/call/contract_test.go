@@ -56,7 +56,7 @@ func TestCALL7WholeFramesFewWrites(t *testing.T) {
 		var batch []byte
 		for i := range n {
 			body := fmt.Sprintf(`{"type":"call.requested","id":"%d","payload":{"operationId":"/node/echo","input":%d}}`, i, i)
-			batch = append(binary.BigEndian.AppendUint32(batch, uint32(len(body))), body...) //nolint:gosec // short
+			batch = append(binary.BigEndian.AppendUint32(batch, uint32(len(body))), body...)
 		}
 		_, err = s.Write(batch)
 		require.NoError(t, err)
@@ -221,15 +221,17 @@ func TestCALL38IdentityIsFixedAtDispatch(t *testing.T) {
 		})))
 		s := connect(t, server, known())
 		s.SetToken(auth.TokenFromText("t"))
-		first := make(chan string, 1)
-		go func() {
-			out, err := s.Call(t.Context(), "a/who", nil)
-			first <- text(t, out, err)
-		}()
+		var (
+			out   json.RawMessage
+			err   error
+			first sync.WaitGroup
+		)
+		first.Go(func() { out, err = s.Call(t.Context(), "a/who", nil) })
 		synctest.Wait()
 		p.name.Store(&after)
-		require.Equal(t, "before", <-first)
-		out, err := s.Call(t.Context(), "a/who", nil)
+		first.Wait()
+		require.Equal(t, "before", text(t, out, err))
+		out, err = s.Call(t.Context(), "a/who", nil)
 		require.Equal(t, "after", text(t, out, err))
 	})
 }

@@ -284,7 +284,7 @@ func TestCALL66ScopedEnv(t *testing.T) {
 					there = r.Env.PeerContains(*to.peer, to.name)
 				}
 				if there != (err == nil) {
-					return nil, fmt.Errorf("%s: contains %v, invoked %v", label, there, err)
+					return nil, fmt.Errorf("%s: contains %v, invoked %w", label, there, err)
 				}
 				reached[label] = string(out)
 				if err != nil {

@@ -153,8 +153,7 @@ func newDomainError(t reflect.Type) (DomainError, bool) {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	d, ok := reflect.New(t).Interface().(DomainError)
-	return d, ok
+	return reflect.TypeAssert[DomainError](reflect.New(t))
 }
 
 // handler is the untyped form of f.

@@ -8,13 +8,13 @@ import (
 	"github.com/alkdev/alknet-p2p/protocols/call"
 )
 
-// DivisionByZero is the declared error of the operation below.
-type DivisionByZero struct {
+// DivisionByZeroError is the declared error of the operation below.
+type DivisionByZeroError struct {
 	Dividend int `json:"dividend"`
 }
 
-func (DivisionByZero) Error() string        { return "division by zero" }
-func (DivisionByZero) ErrorCode() call.Code { return "DIVISION_BY_ZERO" }
+func (DivisionByZeroError) Error() string        { return "division by zero" }
+func (DivisionByZeroError) ErrorCode() call.Code { return "DIVISION_BY_ZERO" }
 
 func ExampleQuery() {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -27,11 +27,11 @@ func ExampleQuery() {
 	err := call.Query(calls, "math/divide",
 		func(_ context.Context, _ *call.Request, in division) (int, error) {
 			if in.B == 0 {
-				return 0, DivisionByZero{in.A}
+				return 0, DivisionByZeroError{in.A}
 			}
 			return in.A / in.B, nil
 		},
-		call.Declare[DivisionByZero]("the divisor is 0"))
+		call.Declare[DivisionByZeroError]("the divisor is 0"))
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -41,8 +41,7 @@ func ExampleQuery() {
 	fmt.Println(call.Invoke[int](ctx, session, "math/divide", division{A: 6, B: 3}))
 
 	_, err = call.Invoke[int](ctx, session, "math/divide", division{A: 6})
-	var zero DivisionByZero
-	if errors.As(err, &zero) {
+	if zero, ok := errors.AsType[DivisionByZeroError](err); ok {
 		fmt.Println("cannot divide", zero.Dividend)
 	}
 

@@ -28,21 +28,21 @@ type fileText struct {
 	At   time.Time `json:"at"`
 }
 
-// fileNotFound is the Go type of FILE_NOT_FOUND.
-type fileNotFound struct {
+// fileNotFoundError is the Go type of FILE_NOT_FOUND.
+type fileNotFoundError struct {
 	Path string `json:"path"`
 }
 
-func (e fileNotFound) Error() string      { return "no such file: " + e.Path }
-func (fileNotFound) ErrorCode() call.Code { return "FILE_NOT_FOUND" }
+func (e fileNotFoundError) Error() string      { return "no such file: " + e.Path }
+func (fileNotFoundError) ErrorCode() call.Code { return "FILE_NOT_FOUND" }
 
-// diskFull is one whose methods have pointer receivers.
-type diskFull struct {
+// diskFullError is one whose methods have pointer receivers.
+type diskFullError struct {
 	Free uint64 `json:"free"`
 }
 
-func (e *diskFull) Error() string      { return fmt.Sprintf("%d bytes free", e.Free) }
-func (*diskFull) ErrorCode() call.Code { return "DISK_FULL" }
+func (e *diskFullError) Error() string      { return fmt.Sprintf("%d bytes free", e.Free) }
+func (*diskFullError) ErrorCode() call.Code { return "DISK_FULL" }
 
 // typed connects to a node on which register has registered.
 func typed(t testing.TB, register func(call.Registrar) error) *call.Session {
@@ -117,8 +117,8 @@ func TestTypedSubscriptions(t *testing.T) {
 					return err
 				}
 			}
-			return fileNotFound{in.Path}
-		}, call.Declare[fileNotFound]("no such file"))
+			return fileNotFoundError{in.Path}
+		}, call.Declare[fileNotFoundError]("no such file"))
 	})
 	var got []string
 	var last error
@@ -128,7 +128,7 @@ func TestTypedSubscriptions(t *testing.T) {
 		}
 	}
 	require.Equal(t, []string{"l0", "l1", "l2"}, got)
-	var missing fileNotFound
+	var missing fileNotFoundError
 	require.ErrorAs(t, last, &missing)
 	require.Equal(t, "l", missing.Path)
 
@@ -161,29 +161,29 @@ func TestCALL53TypedErrors(t *testing.T) {
 		return call.Query(reg, "fs/fail", func(_ context.Context, _ *call.Request, how string) (any, error) {
 			switch how {
 			case "value":
-				return nil, fmt.Errorf("a secret: %w", fileNotFound{"/x"})
+				return nil, fmt.Errorf("a secret: %w", fileNotFoundError{"/x"})
 			case "pointer":
-				return nil, &diskFull{7}
+				return nil, &diskFullError{7}
 			case "untyped":
 				return nil, call.Errorf("FILE_NOT_FOUND", "by hand").WithDetails(map[string]string{"path": "/y"})
 			}
 			return nil, errors.New("a secret")
-		}, call.Declare[fileNotFound]("no such file"))
+		}, call.Declare[fileNotFoundError]("no such file"))
 	})
 	_, err := call.Invoke[any](t.Context(), s, "fs/fail", "value")
-	var missing fileNotFound
+	var missing fileNotFoundError
 	require.ErrorAs(t, err, &missing)
-	require.Equal(t, fileNotFound{"/x"}, missing)
+	require.Equal(t, fileNotFoundError{"/x"}, missing)
 	require.EqualError(t, err, "FILE_NOT_FOUND: no such file: /x", "what wraps it stays here")
-	var pointer *fileNotFound
+	var pointer *fileNotFoundError
 	require.ErrorAs(t, err, &pointer)
 	require.Equal(t, "/x", pointer.Path)
-	var full *diskFull
+	var full *diskFullError
 	require.NotErrorAs(t, err, &full)
 
 	_, err = call.Invoke[any](t.Context(), s, "fs/fail", "untyped")
 	require.ErrorAs(t, err, &missing)
-	require.Equal(t, fileNotFound{"/y"}, missing)
+	require.Equal(t, fileNotFoundError{"/y"}, missing)
 
 	// An undeclared one is INTERNAL, as CALL-54 says.
 	_, err = call.Invoke[any](t.Context(), s, "fs/fail", "pointer")
@@ -257,7 +257,7 @@ func TestTypedRegistrationFails(t *testing.T) {
 		"output: no schema from func()":            call.Query(reg, "a/func", func(context.Context, *call.Request, int) (func(), error) { return nil, nil }),
 		"no default representation":                call.Query(reg, "a/wait", func(context.Context, *call.Request, time.Duration) (int, error) { return 0, nil }),
 		`bad operation name "no name"`:             call.Query(reg, "no name", nothing),
-		"error code FILE_NOT_FOUND is declared tw": call.Query(reg, "a/b", nothing, call.Declare[fileNotFound](""), call.Declare[fileNotFound]("")),
+		"error code FILE_NOT_FOUND is declared tw": call.Query(reg, "a/b", nothing, call.Declare[fileNotFoundError](""), call.Declare[fileNotFoundError]("")),
 		"input schema: neither":                    call.Query(reg, "a/b", nothing, func(op *call.Operation) error { op.Spec.InputSchema = json.RawMessage(`1`); return nil }),
 		"EOF":                                      call.Query(reg, "a/b", nothing, func(*call.Operation) error { return io.EOF }),
 	} {

@@ -212,11 +212,12 @@ func (q *queue) take(dst []byte, limit int, now time.Time) (out []byte, frames i
 				q.old.Add(1)
 				continue
 			}
-			if wait <= markAfter {
+			switch {
+			case wait <= markAfter:
 				q.late = time.Time{}
-			} else if q.late.IsZero() {
+			case q.late.IsZero():
 				q.late = now
-			} else if now.Sub(q.late) >= markWithin {
+			case now.Sub(q.late) >= markWithin:
 				it.mark()
 			}
 			fl.credit -= it.n

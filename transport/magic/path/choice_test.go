@@ -90,8 +90,8 @@ func fall(t *testing.T, m *path.Machine, now time.Time) time.Time {
 // second failure within a minute on after 2 s, 4 s … 60 s.
 func TestPATH19FlapDamping(t *testing.T) {
 	m, now := both(t)
-	for _, want := range []time.Duration{0, 2, 4, 8, 16, 32, 60, 60} {
-		want *= time.Second
+	for _, seconds := range []int{0, 2, 4, 8, 16, 32, 60, 60} {
+		want := time.Duration(seconds) * time.Second
 		failed := now
 		now = fall(t, m, now)
 		for best(m) != home {
@@ -268,8 +268,8 @@ func TestMachineInAWorld(t *testing.T) {
 			if works {
 				good = now
 			}
-			any := slices.ContainsFunc(ids, func(id path.ID) bool { return links[id].up && m.State(id) != path.Dead })
-			if any && now.Sub(changed) > 3*time.Second && now.Sub(good) > 2*time.Second {
+			alive := slices.ContainsFunc(ids, func(id path.ID) bool { return links[id].up && m.State(id) != path.Dead })
+			if alive && now.Sub(changed) > 3*time.Second && now.Sub(good) > 2*time.Second {
 				t.Fatalf("seed %d: nothing arrives %s after the last change, route %v", seed, now.Sub(changed), m.Route())
 			}
 			for len(pongs) > 0 && !pongs[0].at.After(now) {
