@@ -225,3 +225,21 @@ func TestPing(t *testing.T) {
 	require.NotNil(t, result.FirstByte)
 	require.Nil(t, result.Direct)
 }
+
+// A node that runs enters a network it was not started with.
+func TestJoinWhileRunning(t *testing.T) {
+	relay := newRelay(t)
+	a := start(t, hidden(t, relay, nil))
+	require.NoError(t, a.Online(within(t, 10*time.Second)))
+	late := start(t, newNode(t, func(c *node.Config) { c.Listen = []string{} }))
+	_, err := late.Call(within(t, time.Second), a.Key(), "node/info", nil)
+	require.Error(t, err)
+
+	require.Error(t, late.Join("alk1nonsense"))
+	stranger := start(t, newNode(t, func(c *node.Config) { c.Network = "another" }))
+	require.ErrorContains(t, late.Join(stranger.Ticket()), `network "another"`)
+	require.NoError(t, late.Join(relay.Ticket()))
+	_, err = late.Call(within(t, 10*time.Second), a.Key(), "node/info", nil)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return late.Status().HomeRelay != nil }, 10*time.Second, 10*time.Millisecond)
+}

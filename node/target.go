@@ -65,6 +65,19 @@ func (n *Node) resolve(text string) (*target, error) {
 	return t, nil
 }
 
+// Join enters the network by further tickets, while the node runs. Nothing is
+// done unless all of them are valid and of this node's network.
+func (n *Node) Join(tickets ...string) error {
+	parsed := make([]*discovery.Ticket, len(tickets))
+	for i, text := range tickets {
+		var err error
+		if parsed[i], err = discovery.ParseTicket(text); err != nil {
+			return fmt.Errorf("join: %w", err)
+		}
+	}
+	return n.host.Join(parsed...)
+}
+
 // Open returns the session with a peer for a protocol, making one if there is
 // none. The target is a peer name, a node key in either form, or a ticket; a
 // named peer must prove to be the one of that name. Either side may open

@@ -386,17 +386,7 @@ func (h *Host) relayRecords() [][]byte { return h.disc.RelayRecords() }
 
 // startDiscovery enters the network by the tickets given.
 func (h *Host) startDiscovery(ctx context.Context) error {
-	var join []peer.AddrInfo
-	for _, t := range h.cfg.Join {
-		if t.Peer != h.id && len(t.Addrs) > 0 {
-			join = append(join, peer.AddrInfo{ID: t.Peer, Addrs: t.Addrs})
-		}
-		for _, r := range t.Relays {
-			if r.ID != h.id {
-				join = append(join, r)
-			}
-		}
-	}
+	join := h.entries(h.cfg.Join)
 	var err error
 	h.disc, err = discovery.New(discovery.Config{
 		Host: h.libp2p, Key: h.priv, Network: h.cfg.Network, CacheDir: h.cfg.CacheDir,
@@ -415,6 +405,38 @@ func (h *Host) startDiscovery(ctx context.Context) error {
 	}
 	h.learn(join)
 	return nil
+}
+
+// Join enters the network by one more node each, or learns new addresses of
+// one it has joined by. It may be called while the Host runs.
+func (h *Host) Join(tickets ...*discovery.Ticket) error {
+	for _, t := range tickets {
+		if t.Network != h.cfg.Network {
+			return fmt.Errorf("join: the ticket is for network %q, this node is in %q", t.Network, h.cfg.Network)
+		}
+	}
+	if !h.running() {
+		return ErrClosed
+	}
+	nodes := h.entries(tickets)
+	h.disc.Join(nodes)
+	h.learn(nodes)
+	return nil
+}
+
+// entries are the nodes that tickets name to enter the network by.
+func (h *Host) entries(tickets []*discovery.Ticket) (nodes []peer.AddrInfo) {
+	for _, t := range tickets {
+		if t.Peer != h.id && len(t.Addrs) > 0 {
+			nodes = append(nodes, peer.AddrInfo{ID: t.Peer, Addrs: t.Addrs})
+		}
+		for _, r := range t.Relays {
+			if r.ID != h.id {
+				nodes = append(nodes, r)
+			}
+		}
+	}
+	return nodes
 }
 
 // content is what this node's address record says (PATH-37). A relay is dialled

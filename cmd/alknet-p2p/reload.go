@@ -40,6 +40,11 @@ func (r *runningNode) reload() (*reloadReport, error) {
 		return nil, err
 	}
 	changed = append(changed, r.admit(cfg)...)
+	joined, err := r.join(cfg)
+	if err != nil {
+		return nil, err
+	}
+	changed = append(changed, joined...)
 	report := &reloadReport{Changed: changed, Ignored: r.config.differences(cfg)}
 	if len(report.Ignored) > 0 {
 		r.log.Warn("changes of the configuration wait until the node starts again", slog.Any("keys", report.Ignored))
@@ -96,6 +101,27 @@ func (r *runningNode) admit(cfg *config) []change {
 		r.log.Error("a change of rights is not in the audit log", slog.Any("err", err))
 	}
 	return []change{c}
+}
+
+// join enters the network by the tickets that are new. Those that were taken out
+// are left at the next start.
+func (r *runningNode) join(cfg *config) ([]change, error) {
+	fresh := without(cfg.Join, r.config.Join)
+	if len(fresh) > 0 {
+		if err := r.Join(fresh...); err != nil {
+			r.log.Error("not joined", slog.Any("err", err))
+			return nil, failf(exitUsage, codeConfig, "%s: join: %s", r.home.config(), oneLine(err.Error()))
+		}
+	}
+	if len(without(r.config.Join, cfg.Join)) == 0 {
+		r.config.Join = cfg.Join
+	} else {
+		r.config.Join = with(r.config.Join, fresh...)
+	}
+	if len(fresh) == 0 {
+		return nil, nil
+	}
+	return []change{{Entry: "join", What: "changed", Gained: marked("ticket ", fresh)}}, nil
 }
 
 // Who the audit log names when the node finds a file changed.

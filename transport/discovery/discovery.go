@@ -225,7 +225,7 @@ func (d *Discovery) Start(ctx context.Context) (err error) {
 			now:     d.cfg.Now,
 			log:     d.log,
 			seeds: func() (bootstrap, remembered []peer.AddrInfo) {
-				return slices.Clone(d.cfg.Bootstrap), cache.knownServers()
+				return d.bootstrap(), cache.knownServers()
 			},
 		})
 		if err != nil {
@@ -375,6 +375,28 @@ func (d *Discovery) DHTPeers() int {
 		return 0
 	}
 	return d.dht.dht.RoutingTable().Size()
+}
+
+// maxBootstrap bounds what Join adds up to.
+const maxBootstrap = 256
+
+// Join adds nodes to join the network through to those of Config.Bootstrap.
+func (d *Discovery) Join(nodes []peer.AddrInfo) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, n := range nodes {
+		if i := indexPeer(d.cfg.Bootstrap, n.ID); i >= 0 {
+			d.cfg.Bootstrap[i] = n
+		} else if len(d.cfg.Bootstrap) < maxBootstrap {
+			d.cfg.Bootstrap = append(d.cfg.Bootstrap, n)
+		}
+	}
+}
+
+func (d *Discovery) bootstrap() []peer.AddrInfo {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.cfg.Bootstrap)
 }
 
 func (d *Discovery) running() bool {

@@ -221,7 +221,7 @@ func (d *Discovery) relaysToAsk(p peer.ID, last *Record, via []peer.AddrInfo) []
 	if last != nil && !d.cfg.RelaysOnly {
 		all = append(all, last.Relays...)
 	}
-	for _, b := range d.cfg.Bootstrap {
+	for _, b := range d.bootstrap() {
 		if !d.cfg.RelaysOnly || d.isRelay(b.ID) {
 			all = append(all, b)
 		}
