@@ -1,12 +1,10 @@
 package vault_test
 
 import (
-	"context"
 	"encoding/hex"
 	"os"
 	"path/filepath"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -170,45 +168,4 @@ func TestReadKit(t *testing.T) {
 	}
 	_, err = vault.ReadKit(home, []byte("wrong"))
 	require.ErrorIs(t, err, vault.ErrWrongPassphrase)
-}
-
-// After three wrong passphrases tries wait: 1 s, 2 s, 4 s … 1 min.
-func TestAttempts(t *testing.T) {
-	home, _ := create(t, vault.FileOptions{})
-	synctest.Test(t, func(t *testing.T) {
-		var a vault.Attempts
-		fail := func() time.Duration {
-			start := time.Now()
-			_, err := a.Open(t.Context(), home, []byte("wrong"), nil)
-			require.ErrorIs(t, err, vault.ErrWrongPassphrase)
-			return time.Since(start)
-		}
-		for _, seconds := range []int{0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60} {
-			require.Equal(t, time.Duration(seconds)*time.Second, fail())
-		}
-		require.Equal(t, time.Minute, a.Delay())
-		time.Sleep(50 * time.Second)
-		require.Equal(t, 10*time.Second, a.Delay(), "the wait counts from the failure")
-		require.Equal(t, 10*time.Second, fail())
-
-		// Other errors are no guesses.
-		_, err := a.Open(t.Context(), filepath.Join(home, "none"), []byte("x"), nil)
-		require.ErrorIs(t, err, vault.ErrNoVault)
-		require.Zero(t, a.Delay())
-		require.Zero(t, fail()) // the wait was over
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		_, err = a.Open(ctx, home, []byte(passphrase), nil)
-		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.Equal(t, 59*time.Second, a.Delay())
-
-		v, err := a.Open(t.Context(), home, []byte(passphrase), nil)
-		require.NoError(t, err)
-		require.NoError(t, v.Close())
-		require.Zero(t, a.Delay())
-		require.Zero(t, fail(), "forgotten")
-		require.Zero(t, fail())
-		require.Zero(t, fail())
-		require.Equal(t, time.Second, fail())
-	})
 }

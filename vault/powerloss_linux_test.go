@@ -2,17 +2,14 @@ package vault_test
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"syscall"
 	"testing"
-	"unsafe"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
+	"github.com/alkdev/alknet-p2p/internal/crash"
 	"github.com/alkdev/alknet-p2p/vault"
 )
 
@@ -95,93 +92,11 @@ func requireNoLeftovers(t *testing.T, home string) {
 // process got that far.
 func runUntil(t *testing.T, step int, args ...string) (killed bool) {
 	t.Helper()
-	runtime.LockOSThread() // one thread traces
-	defer runtime.UnlockOSThread()
 	cmd := child(t, "change", args...)
-	p, err := os.StartProcess(cmd.Path, cmd.Args, &os.ProcAttr{
-		Env: cmd.Env, Files: []*os.File{nil, os.Stdout, os.Stderr}, Sys: &syscall.SysProcAttr{Ptrace: true},
-	})
+	call, err := crash.At(step, cmd.Path, cmd.Args, os.ProcAttr{Env: cmd.Env, Files: []*os.File{nil, os.Stdout, os.Stderr}})
 	if errors.Is(err, syscall.EPERM) {
 		t.Skip("processes may not be traced here")
 	}
 	require.NoError(t, err)
-	defer p.Release()
-
-	const only = 0x20000000 | unix.WALL // __WNOTHREAD: what this thread traces
-	var status unix.WaitStatus
-	_, err = unix.Wait4(p.Pid, &status, only, nil)
-	require.NoError(t, err)
-	require.True(t, status.Stopped(), "at the start of the program")
-	require.NoError(t, unix.PtraceSetOptions(p.Pid, unix.PTRACE_O_TRACECLONE|unix.PTRACE_O_TRACESYSGOOD|unix.PTRACE_O_EXITKILL))
-	require.NoError(t, unix.PtraceSyscall(p.Pid, 0))
-	for {
-		thread, err := unix.Wait4(-1, &status, only, nil)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		require.NoError(t, err)
-		if thread == p.Pid && (status.Exited() || status.Signaled()) {
-			if killed {
-				require.Equal(t, unix.SIGKILL, status.Signal())
-			} else {
-				require.Zero(t, status.ExitStatus())
-			}
-			return killed
-		}
-		if !status.Stopped() || killed {
-			continue
-		}
-		signal := status.StopSignal()
-		switch signal {
-		case unix.SIGTRAP | 0x80: // a system call
-			if mayWrite(t, thread) {
-				step--
-			}
-			if step == 0 {
-				killed = true
-				require.NoError(t, unix.Kill(p.Pid, unix.SIGKILL))
-				continue
-			}
-			signal = 0
-		case unix.SIGTRAP, unix.SIGSTOP: // a new thread, on either side
-			signal = 0
-		}
-		if err := unix.PtraceSyscall(thread, int(signal)); !errors.Is(err, unix.ESRCH) {
-			require.NoError(t, err)
-		}
-	}
-}
-
-// mayWrite reports whether a thread is entering a system call that may change a
-// file.
-func mayWrite(t *testing.T, thread int) bool {
-	t.Helper()
-	// struct ptrace_syscall_info, up to the arguments of an entry.
-	var info struct {
-		op     uint8
-		_      [3]uint8
-		arch   uint32
-		ip, sp uint64
-		nr     uint64
-		args   [6]uint64
-	}
-	const getSyscallInfo, entry = 0x420e, 1
-	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, getSyscallInfo, uintptr(thread), unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0)
-	if errno == unix.ESRCH {
-		return false
-	}
-	require.Zero(t, errno, fmt.Sprint(errno))
-	if info.op != entry {
-		return false
-	}
-	switch info.nr {
-	case unix.SYS_OPENAT:
-		return info.args[2]&(unix.O_CREAT|unix.O_WRONLY|unix.O_RDWR) != 0
-	case unix.SYS_WRITE, unix.SYS_PWRITE64:
-		return info.args[0] > 2
-	case unix.SYS_FSYNC, unix.SYS_FDATASYNC, unix.SYS_FCHMOD, unix.SYS_FTRUNCATE, unix.SYS_RENAMEAT, unix.SYS_RENAMEAT2,
-		unix.SYS_UNLINKAT, unix.SYS_MKDIRAT, unix.SYS_FLOCK:
-		return true
-	}
-	return false
+	return call != ""
 }
