@@ -69,13 +69,20 @@ func newCapture(t *testing.T, host *natlab.Host) *capture {
 	return c
 }
 
+const icmpUnreachable = 3 // RFC 792
+
 // ends are the addresses of an IP packet. What the kernels at both ends of a
-// cable say to each other is left out: nothing of it leaves the network.
+// cable say to each other is left out: nothing of it leaves the network. So are
+// the errors of a router that has no way out for a moment.
 func ends(b []byte) (src, dst netip.Addr, ok bool) {
 	switch {
 	case len(b) >= 20 && b[0]>>4 == 4:
 		src, _ = netip.AddrFromSlice(b[12:16])
 		dst, _ = netip.AddrFromSlice(b[16:20])
+		header := int(b[0]&15) * 4
+		if b[9] == unix.IPPROTO_ICMP && len(b) > header && b[header] == icmpUnreachable {
+			return src, dst, false
+		}
 	case len(b) >= 40 && b[0]>>4 == 6:
 		src, _ = netip.AddrFromSlice(b[8:24])
 		dst, _ = netip.AddrFromSlice(b[24:40])
