@@ -90,7 +90,7 @@ func newProc(t *testing.T, host *natlab.Host, config string) *nodeProc {
 	n := &nodeProc{t: t, host: host, home: filepath.Join(t.TempDir(), "home"), log: &syncBuffer{}}
 	words := filepath.Join(filepath.Dir(n.home), "words")
 	n.write("passphrase", "correct horse\n")
-	n.mustRun("init", "--passphrase-file", n.passphrase(), "--words-file", words)
+	n.mustRun("init", "--passphrase-file", n.passphrase(), "--words-file", words, "--work-factor", "10") // quick to unlock
 	var key struct {
 		NodeKey string `json:"node_key"`
 	}
@@ -228,7 +228,7 @@ func roundTrip(t *testing.T, from, relay *natlab.Host) time.Duration {
 	return 2 * best
 }
 
-// subscription is a running `subscribe`.
+// subscription is a running `subscribe`, or `call`: one that has one value.
 type subscription struct {
 	cmd   *exec.Cmd
 	lines chan string
@@ -238,8 +238,14 @@ type subscription struct {
 
 func (n *nodeProc) subscribe(target, op string) *subscription {
 	n.t.Helper()
+	return n.begin("subscribe", target, op, "{}")
+}
+
+// begin runs a command that asks for values.
+func (n *nodeProc) begin(args ...string) *subscription {
+	n.t.Helper()
 	s := &subscription{lines: make(chan string, 1000), errs: &syncBuffer{}, done: make(chan struct{})}
-	s.cmd = n.command(context.Background(), "subscribe", target, op, "{}")
+	s.cmd = n.command(context.Background(), args...)
 	pipe, err := s.cmd.StdoutPipe()
 	require.NoError(n.t, err)
 	s.cmd.Stderr = s.errs

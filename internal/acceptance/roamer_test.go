@@ -63,6 +63,8 @@ type roamConfig struct {
 	Bytes  int64         // the transfer's least size; it ends when standard input does
 	Quiet  time.Duration // for which the echo is alone, before the transfer begins
 	Calls  string        // talk by calls in place of streams, as callroam_test.go says
+
+	Hub []auth.PeerEntry // be the hub of hub_test.go, with these peers
 }
 
 // roamLine is a line of its standard output; one field is set.
@@ -161,6 +163,8 @@ func roam(text string) error {
 		return stock(cfg)
 	case cfg.Idle > 0:
 		return idlers(cfg, log)
+	case len(cfg.Hub) > 0:
+		return hub(key, cfg, log)
 	}
 	ncfg := node.Config{Key: key, Network: roamNetwork, Join: cfg.Join, NoMDNS: true, HideIP: cfg.HideIP, CacheDir: cfg.Cache, Logger: log}
 	if cfg.Relay {
