@@ -54,3 +54,12 @@ func openAppend(path string) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// syncFolder puts the names of a folder on the disk.
+func syncFolder(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -41,6 +41,9 @@ On a terminal init asks for what it needs. Without one it needs
 --passphrase-file (or --passphrase-fd, or the credential alknet-p2p.passphrase
 of systemd), and --words-file to write new words to.
 
+The file of new words is there, whole, before the vault is: where it is left
+without one, as by a power cut, --restore goes on from it.
+
 --restore makes the key again from its words. A key that had been replaced by
 vault rotate-identity is of a later generation, which the recovery kit names.
 Several nodes may have the same words if each has a --device index of its own.
@@ -84,8 +87,11 @@ func (a *app) initialise(ctx context.Context, h home, f initFlags) (*vault.Info,
 	if err := vault.HardenProcess(); err != nil {
 		return nil, err
 	}
-	if info, err := vault.ReadInfo(string(h)); err == nil {
+	switch info, err := vault.ReadInfo(string(h)); {
+	case err == nil:
 		return nil, failf(exitFailed, codeExists, "there is a vault in %s already, of %s", h, info.Identity)
+	case !errors.Is(err, vault.ErrNoVault):
+		return nil, err // there is one, or what would be the home is not private
 	}
 	if err := a.checkInit(f); err != nil {
 		return nil, err
@@ -110,14 +116,17 @@ func (a *app) initialise(ctx context.Context, h home, f initFlags) (*vault.Info,
 			return nil, err
 		}
 	}
-	info, err := vault.Create(string(h), words, passphrase, options)
-	if err != nil {
-		if f.wordsFile != "" {
-			_ = os.Remove(f.wordsFile) // the words of no vault
-		}
+	// Before the vault, with which all is done: those of a later generation
+	// than the vault's are not used (see handOvers).
+	if err := h.restoreHandOvers(ctx, words, options); err != nil {
 		return nil, err
 	}
-	if err := h.restoreHandOvers(ctx, words, options); err != nil {
+	info, err := vault.Create(string(h), words, passphrase, options)
+	if err != nil {
+		_, none := vault.ReadInfo(string(h))
+		if f.wordsFile != "" && (errors.Is(none, vault.ErrNoVault) || errors.Is(err, vault.ErrExists)) {
+			_ = os.Remove(f.wordsFile) // the words of no vault
+		}
 		return nil, err
 	}
 	action := "vault.create"
@@ -143,7 +152,8 @@ func (a *app) checkInit(f initFlags) error {
 	case f.device > vault.MaxIndex || f.generation > vault.MaxIndex:
 		return usagef("--device and --generation end at %d", vault.MaxIndex)
 	case f.wordsFile != "" && isTaken(f.wordsFile):
-		return failf(exitFailed, codeExists, "%s is there already: words are not written over anything", f.wordsFile)
+		return failf(exitFailed, codeExists, "%s is there already: words are not written over anything; if an init that was cut off has left it, go on with --restore %s",
+			f.wordsFile, quote(f.wordsFile))
 	case a.interactive():
 		return nil
 	case !f.passphrase.given() && os.Getenv("CREDENTIALS_DIRECTORY") == "":

@@ -91,6 +91,13 @@ func takeUp(e *auth.PeerEntry, raw []byte) error {
 	if err != nil {
 		return err
 	}
+	fresh, err := auth.FingerprintFromPeer(h.New)
+	if err != nil {
+		return err
+	}
+	if slices.Contains(e.Fingerprints, fresh) {
+		return nil // by one that was cut off before the offer was gone
+	}
 	next, err := discovery.Commitment(h.New)
 	if err != nil {
 		return err

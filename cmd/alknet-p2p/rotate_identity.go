@@ -165,6 +165,9 @@ func (h home) restoreHandOvers(ctx context.Context, words *vault.Mnemonic, o vau
 	if o.Generation == 0 {
 		return nil
 	}
+	if err := h.make(); err != nil {
+		return err
+	}
 	v, err := vault.New(vault.Config{Device: o.Device, Generation: o.Generation})
 	if err != nil {
 		return err

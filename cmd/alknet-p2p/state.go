@@ -12,7 +12,6 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/gofrs/flock"
-	"github.com/google/renameio/v2/maybe"
 )
 
 // state is what a node remembers that is neither secret nor configured, in
@@ -69,5 +68,5 @@ func (h home) editState(ctx context.Context, edit func(*state)) error {
 	if err != nil {
 		return err
 	}
-	return maybe.WriteFile(h.state(), append(text, '\n'), 0o600)
+	return replaceFile(h.state(), append(text, '\n'))
 }

@@ -4,274 +4,482 @@ package secrets
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
-	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/alkdev/alknet-p2p/internal/crash"
+	"github.com/alkdev/alknet-p2p/protocols/auth"
+	"github.com/alkdev/alknet-p2p/protocols/auth/peerfile"
+	"github.com/alkdev/alknet-p2p/protocols/auth/ticket"
+	"github.com/alkdev/alknet-p2p/protocols/auth/ticketfile"
+	"github.com/alkdev/alknet-p2p/transport/discovery"
 	"github.com/alkdev/alknet-p2p/vault"
 )
 
-// kills is how often each command is killed.
-const kills = 6
-
-// killed starts a command and kills it after a part of the time that it takes.
-func (tr *trail) killed(within time.Duration, home, stdin string, args ...string) {
-	tr.t.Helper()
-	cmd := exec.Command(binary, append([]string{"--home", tr.home(home)}, args...)...)
-	cmd.Stdin = strings.NewReader(stdin)
-	require.NoError(tr.t, cmd.Start())
-	timer := time.AfterFunc(rand.N(within), func() { _ = cmd.Process.Kill() })
-	_ = cmd.Wait() // killed, or done before
-	timer.Stop()
+// sweep is a command that changes files, and is killed at each system call by
+// which it may. Arguments are without --home; PASS, OTHER, WORDS, KEY, FREE and
+// TOKEN stand for what the test has, OUT for a folder of the run.
+type sweep struct {
+	name  string
+	fresh bool // on no home at all, instead of one that has everything
+	args  string
+	stdin string
+	// resume goes on where it was cut off between two files, of which each is
+	// the old one or the new. "": there is but one, or the order hides it.
+	resume string
+	// next is a later command that writes the same files. "": there is nothing
+	// that could be left for it.
+	next string
+	// differs are the lines of a view that are not the same before and after.
+	differs []string
 }
 
-// takes is how long a command takes.
-func (tr *trail) takes(home, stdin string, args ...string) time.Duration {
-	tr.t.Helper()
-	begin := time.Now()
-	tr.mustRun(home, stdin, args...)
-	return time.Since(begin) * 5 / 4
+const (
+	nextSeal = "vault seal later --passphrase-file PASS"
+	nextAdd  = "peer add later FREE"
+)
+
+// sweeps are all commands that change a file, but peer enable, which is disable,
+// and those that are a node (up, demo), need one that runs (ticket create) or
+// write the audit log and the cache alone. No command writes config.toml.
+var sweeps = []sweep{
+	{
+		name: "init", fresh: true, args: "init --passphrase-file PASS --words-file OUT/words --work-factor 10",
+		resume: "init --restore OUT/words --passphrase-file PASS --work-factor 10", next: nextSeal,
+		differs: []string{"vault", "words"},
+	},
+	{
+		name: "init --restore", fresh: true, args: "init --restore WORDS --generation 2 --passphrase-file PASS --work-factor 10",
+		next: nextSeal, differs: []string{"vault", "hand-overs"},
+	},
+	{
+		name: "vault passwd", args: "vault passwd --passphrase-file PASS --new-passphrase-file OTHER",
+		next: "vault seal later --passphrase-file OTHER", differs: []string{"vault"},
+	},
+	{
+		name: "vault seal", args: "vault seal c --passphrase-file PASS", stdin: sealedText + "c",
+		next: nextSeal, differs: []string{"credentials"},
+	},
+	{name: "vault rm", args: "vault rm b", next: nextSeal, differs: []string{"credentials"}},
+	{
+		name: "vault rotate", args: "vault rotate --passphrase-file PASS",
+		resume: "vault rotate --passphrase-file PASS", next: nextSeal, differs: []string{"vault", "credentials"},
+	},
+	{
+		name: "vault rotate-identity", args: "vault rotate-identity --passphrase-file PASS",
+		next: nextSeal, differs: []string{"vault", "hand-overs"},
+	},
+	{name: "vault export-kit --out", args: "vault export-kit --out OUT/kit --passphrase-file PASS", differs: []string{"kit"}},
+	{name: "vault export-kit --html", args: "vault export-kit --html OUT/page --passphrase-file PASS", differs: []string{"page"}},
+	{name: "peer add", args: "peer add carol KEY --scope call:disk/free", next: nextAdd, differs: []string{"peers"}},
+	{name: "peer allow", args: "peer allow alice call:uptime", next: nextAdd, differs: []string{"peers"}},
+	{name: "peer deny", args: "peer deny alice call:disk/free", next: nextAdd, differs: []string{"peers"}},
+	{name: "peer rename", args: "peer rename alice eve", next: nextAdd, differs: []string{"peers"}},
+	{name: "peer rotate", args: "peer rotate alice KEY --drop-old", next: nextAdd, differs: []string{"peers"}},
+	{name: "peer disable", args: "peer disable alice", next: nextAdd, differs: []string{"peers"}},
+	{name: "peer rm", args: "peer rm alice", next: nextAdd, differs: []string{"peers"}},
+	{name: "peer follow", args: "peer follow bob", resume: "peer follow bob", next: nextAdd, differs: []string{"offers", "peers"}},
+	{name: "token create", args: "token create --scope call:uptime", next: nextAdd, differs: []string{"peers"}},
+	{name: "token create --peer", args: "token create --peer alice", next: nextAdd, differs: []string{"peers"}},
+	{name: "token rm", args: "token rm TOKEN", next: nextAdd, differs: []string{"peers"}},
+	{name: "ticket revoke", args: "ticket revoke " + ticketID, differs: []string{"tickets"}},
 }
 
-// Whenever a command is killed, the home is as it was before or as it should be
-// after, and the next command works.
-func TestKilledCommands(t *testing.T) {
+const (
+	sealedText      = "the secret of "
+	otherPassphrase = "another"
+	ticketID        = "00112233445566778899aabbccddeeff"
+)
+
+// Whenever a command is killed, each file is the old one or the new, and the
+// home as it was before or as it should be after; where a command changes two
+// files and was killed between them, it goes on when it is run again. Nothing is
+// left that others can read, or in the home any secret in the clear; and what is
+// left goes with the next command that writes.
+func TestKilledAtEveryStep(t *testing.T) {
 	tr := newTrail(t)
+	names, needles := template(tr)
+	t.Run("of", func(t *testing.T) {
+		for _, s := range sweeps {
+			t.Run(s.name, func(t *testing.T) {
+				t.Parallel()
+				s := &sweeper{sweep: s, t: t, trail: tr, names: names, needles: needles}
+				s.kill()
+			})
+		}
+	})
+}
+
+// template makes a home of everything, and says what the names in arguments
+// stand for and what must not be found in any home.
+func template(tr *trail) (names []string, needles []needle) {
+	t := tr.t
 	pass := tr.secret("passphrase", passphrase+"\n")
-	other := tr.secret("other", "another\n")
-	initialise := func(name string) []string {
-		return []string{"init", "--passphrase-file", pass, "--words-file", filepath.Join(tr.input, name), "--work-factor", "10"}
-	}
-	within := tr.takes("h", "", initialise("words")...)
-	open := func() *vault.Vault {
-		v, err := vault.Open(tr.home("h"), []byte(passphrase), nil)
-		require.NoError(t, err)
-		return v
+	words := filepath.Join(tr.input, "words")
+	tr.mustRun("h", "", "init", "--passphrase-file", pass, "--words-file", words, "--work-factor", "10")
+	for _, name := range []string{"a", "b"} {
+		tr.mustRun("h", sealedText+name, "vault", "seal", name, "--passphrase-file", pass)
 	}
 
-	t.Run("init", func(t *testing.T) {
-		for i := range kills {
-			home := fmt.Sprintf("init%d", i)
-			tr.killed(within, home, "", initialise(home)...)
-			if v, err := vault.Open(tr.home(home), []byte(passphrase), nil); err == nil {
-				_ = v.Close()
-				words, err := os.ReadFile(filepath.Join(tr.input, home))
-				require.NoError(t, err, "the words were given away before the vault was made")
-				tr.mustRun(home, string(words), "vault", "verify")
-				continue
-			}
-			tr.mustRun(home, "", initialise(home+"again")...)
-		}
-	})
-	t.Run("seal", func(t *testing.T) {
-		store := vault.NewCredentialStore(tr.home("h"))
-		within := tr.takes("h", "value 0", "vault", "seal", "github", "--passphrase-file", pass)
-		before := "value 0"
-		for i := range kills {
-			after := fmt.Sprintf("value %d", i+1)
-			tr.killed(within, "h", after, "vault", "seal", "github", "--passphrase-file", pass)
-			v := open()
-			secret, err := store.Open(v, "github")
-			require.NoError(t, err)
-			require.NoError(t, v.Close())
-			require.Contains(t, []string{before, after}, string(secret))
-			before = string(secret)
-		}
-	})
-	t.Run("rotate", func(t *testing.T) {
-		store := vault.NewCredentialStore(tr.home("h"))
-		for i := range 20 {
-			tr.mustRun("h", fmt.Sprint("secret ", i), "vault", "seal", fmt.Sprint("name", i), "--passphrase-file", pass)
-		}
-		within := tr.takes("h", "", "vault", "rotate", "--passphrase-file", pass)
-		for range kills {
-			tr.killed(within, "h", "", "vault", "rotate", "--passphrase-file", pass)
-			v := open()
-			for i := range 20 {
-				secret, err := store.Open(v, fmt.Sprint("name", i))
-				require.NoError(t, err)
-				require.Equal(t, fmt.Sprint("secret ", i), string(secret))
-			}
-			require.NoError(t, v.Close())
-		}
-		tr.mustRun("h", "", "vault", "rotate", "--passphrase-file", pass)
-		list, err := store.List()
+	var keys []ed25519.PrivateKey
+	var fingerprints []string
+	for range 5 {
+		public, private, err := ed25519.GenerateKey(rand.Reader)
 		require.NoError(t, err)
-		for _, c := range list {
-			require.Equal(t, list[0].KeyVersion, c.KeyVersion, "it goes on where it was cut off")
-		}
-	})
-	t.Run("rm", func(t *testing.T) {
-		store := vault.NewCredentialStore(tr.home("h"))
-		for i := range kills {
-			tr.killed(within/2, "h", "", "vault", "rm", fmt.Sprint("name", i))
-			list, err := store.List()
-			require.NoError(t, err)
-			require.Contains(t, []int{21 - i - 1, 21 - i}, len(list))
-			if err := store.Delete(fmt.Sprint("name", i)); err != nil {
-				require.ErrorIs(t, err, vault.ErrNoCredential)
-			}
-		}
-	})
-	t.Run("passwd", func(t *testing.T) {
-		from, to := pass, other
-		passwd := func() []string {
-			return []string{"vault", "passwd", "--passphrase-file", from, "--new-passphrase-file", to}
-		}
-		within := tr.takes("h", "", passwd()...)
-		from, to = to, from
-		for range kills {
-			tr.killed(within, "h", "", passwd()...)
-			oldOpens := tr.run("h", "", "key", "--device", "1", "--passphrase-file", from) == 0
-			newOpens := tr.run("h", "", "key", "--device", "1", "--passphrase-file", to) == 0
-			require.NotEqual(t, oldOpens, newOpens, "the one or the other")
-			if newOpens {
-				from, to = to, from
-			}
-		}
-		if from != pass {
-			tr.mustRun("h", "", passwd()...)
-		}
-	})
-	t.Run("rotate-identity", func(t *testing.T) {
-		within := tr.takes("h", "", "vault", "rotate-identity", "--passphrase-file", pass)
-		generation := 1
-		for range kills {
-			tr.killed(within, "h", "", "vault", "rotate-identity", "--passphrase-file", pass)
-			v := open() // repairs the sidecar
-			require.NoError(t, v.Close())
-			info, err := vault.ReadInfo(tr.home("h"))
-			require.NoError(t, err)
-			require.Contains(t, []int{generation, generation + 1}, int(info.Generation))
-			generation = int(info.Generation)
-		}
-		tr.mustRun("h", "", "vault", "rotate-identity", "--passphrase-file", pass)
-	})
+		keys, fingerprints = append(keys, private), append(fingerprints, vault.FingerprintOf(public))
+	}
+	tr.mustRun("h", "", "peer", "add", "alice", fingerprints[0], "--scope", "call:disk/free")
+	tr.mustRun("h", "", "peer", "add", "bob", fingerprints[1])
 
-	// Nothing is left of all those that were killed but their files, locks and
-	// audit log; and each line of that is whole.
-	log, err := os.ReadFile(filepath.Join(tr.home("h"), "audit.log"))
+	// Bob has proven the key that he was committed to, and waits for a person.
+	o := &discovery.HandOver{Generation: 1, Issued: time.Now(), Expiry: time.Now().Add(time.Hour)}
+	var err error
+	o.Old, err = auth.PeerFromFingerprint(fingerprints[1])
 	require.NoError(t, err)
-	for line := range bytes.Lines(log) {
-		require.True(t, json.Valid(line), "%s", line)
-	}
-}
+	o.New, err = auth.PeerFromFingerprint(fingerprints[2])
+	require.NoError(t, err)
+	sealed, err := discovery.SealHandOver(o, keys[1], keys[2])
+	require.NoError(t, err)
+	next, err := discovery.Commitment(o.New)
+	require.NoError(t, err)
+	var token auth.Token
+	require.NoError(t, peerfile.Update(t.Context(), filepath.Join(tr.home("h"), "peers.json"), func(cfg *auth.Config) error {
+		cfg.Auth.Peers[1].Next = fmt.Sprintf("sha256:%x", next)
+		token = auth.NewToken()
+		cfg.Auth.APIKeys = append(cfg.Auth.APIKeys, auth.APIKeyEntry{Prefix: token.Prefix(), Hash: token.Hash(), Scopes: []string{"call:uptime"}})
+		return nil
+	}))
+	text, err := json.Marshal(nodeState{Offered: map[string][]byte{"bob": sealed}})
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(tr.home("h"), "state.json"), text, 0o600))
 
-// Of several that write at once each has its way or is told that it has not.
-func TestCommandsAtOnce(t *testing.T) {
-	tr := newTrail(t)
-	pass := tr.secret("passphrase", passphrase+"\n")
-	tr.mustRun("h", "", "init", "--passphrase-file", pass, "--words-file", filepath.Join(tr.input, "words"), "--work-factor", "10")
-	codes := make([]int, 10)
-	var commands sync.WaitGroup
-	for i := range codes {
-		commands.Go(func() {
-			cmd := exec.Command(binary, "--home", tr.home("h"), "vault", "seal", fmt.Sprint("name", i), "--passphrase-file", pass)
-			cmd.Stdin = strings.NewReader("secret")
-			out, err := cmd.CombinedOutput()
-			if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-				codes[i] = exit.ExitCode()
-				if !bytes.Contains(out, []byte("in use by another process")) || bytes.Count(out, []byte("\n")) != 1 {
-					t.Errorf("refused otherwise: %s", out)
-				}
-			}
+	tickets, err := ticketfile.Open(filepath.Join(tr.home("h"), "tickets.json"))
+	require.NoError(t, err)
+	require.NoError(t, tickets.Update(t.Context(), func(l *ticket.Ledger) error {
+		l.Tickets = append(l.Tickets, ticket.Entry{
+			ID: ticketID, Only: []string{"uptime"}, Scopes: []string{"call:uptime"},
+			CreatedAt: time.Now().Unix(), ExpiresAt: time.Now().Add(time.Hour).Unix(),
 		})
-	}
-	commands.Wait()
-	var sealed []string
-	for i, code := range codes {
-		if code == 0 {
-			sealed = append(sealed, fmt.Sprint("name", i))
-		}
-	}
-	require.NotEmpty(t, sealed)
-	list, err := vault.NewCredentialStore(tr.home("h")).List()
+		return nil
+	}))
+
+	phrase, err := os.ReadFile(words)
 	require.NoError(t, err)
-	var have []string
-	for _, c := range list {
-		have = append(have, c.Name)
-	}
-	require.Equal(t, sealed, have)
+	needles = slices.Concat(phraseNeedles(string(phrase)), textNeedles("passphrase", passphrase), textNeedles("a credential", sealedText))
+	return []string{
+		"PASS", pass, "OTHER", tr.secret("other", otherPassphrase+"\n"), "WORDS", words, "KEY", fingerprints[3], "FREE", fingerprints[4], "TOKEN", token.Prefix(),
+	}, needles
 }
 
-// What stands in the way of a command is said in one line, and nothing changes.
-func TestRefusals(t *testing.T) {
-	needRoot(t)
-	tr := newTrail(t)
-	pass := tr.secret("passphrase", passphrase+"\n")
-	tr.mustRun("h", "", "init", "--passphrase-file", pass, "--words-file", filepath.Join(tr.input, "words"), "--work-factor", "10")
-	tr.mustRun("h", "secret", "vault", "seal", "github", "--passphrase-file", pass)
-	home := tr.home("h")
-	file := func(name string) string { return filepath.Join(home, name) }
-	refused := func(t *testing.T, says string, args ...string) {
-		t.Helper()
-		out, err := exec.Command(binary, append([]string{"--home", home}, args...)...).CombinedOutput()
-		var exit *exec.ExitError
-		require.ErrorAs(t, err, &exit, "%v", args)
-		require.Equal(t, 1, exit.ExitCode(), "%s", out)
-		require.Equal(t, 1, bytes.Count(out, []byte("\n")), "%s", out)
-		require.Contains(t, string(out), says)
-		require.NotContains(t, string(out), passphrase)
+// nodeState is state.json.
+type nodeState struct {
+	HandOvers [][]byte          `json:"hand_overs,omitempty"`
+	Offered   map[string][]byte `json:"offered,omitempty"`
+}
+
+// sweeper kills one command.
+type sweeper struct {
+	sweep
+	t       *testing.T
+	trail   *trail
+	names   []string
+	needles []needle
+}
+
+func (s *sweeper) kill() {
+	before := s.view(s.folder())
+	dir := s.folder()
+	s.mustRun(dir, s.args, s.stdin)
+	after := s.view(dir)
+	s.requireClean(dir)
+	var differs []string
+	for _, line := range slices.Sorted(maps.Keys(after)) {
+		if after[line] != before[line] {
+			differs = append(differs, line)
+		}
 	}
-	opens := []string{"key", "--device", "1", "--passphrase-file", pass}
-	reveals := []string{"vault", "open", "github", "--reveal", "--passphrase-file", pass}
+	slices.Sort(s.differs)
+	require.Equal(s.t, s.differs, differs)
 
-	require.NoError(t, os.Chmod(file("vault.age"), 0o640))
-	refused(t, "vault.age has mode 0640; run: chmod 0600 ", opens...)
-	require.NoError(t, os.Chmod(file("vault.age"), 0o600))
-	require.NoError(t, os.Chmod(file("credentials.json"), 0o604))
-	refused(t, "credentials.json has mode 0604; run: chmod 0600 ", reveals...)
-	require.NoError(t, os.Chmod(file("credentials.json"), 0o600))
-	require.NoError(t, os.Chmod(home, 0o750))
-	refused(t, "has mode 0750; run: chmod 0700 ", opens...)
-	require.NoError(t, os.Chmod(home, 0o700))
-	require.NoError(t, os.Chmod(pass, 0o644))
-	refused(t, "has mode 0644; run: chmod 0600 ", opens...)
-	require.NoError(t, os.Chmod(pass, 0o600))
-
-	require.NoError(t, os.Chown(file("vault.age"), 65534, 65534))
-	refused(t, "vault.age belongs to another user (uid 65534)", opens...)
-	require.NoError(t, os.Chown(file("vault.age"), 0, 0))
-
-	require.NoError(t, os.Rename(file("credentials.json"), file("elsewhere")))
-	require.NoError(t, os.Symlink("elsewhere", file("credentials.json")))
-	refused(t, "credentials.json is a symbolic link", reveals...)
-	require.NoError(t, os.Remove(file("credentials.json")))
-	require.NoError(t, os.Rename(file("elsewhere"), file("credentials.json")))
-	tr.mustRun("h", "", reveals...)
-
-	// In a file system of its own that is full, or may not be written to.
-	small := func(t *testing.T, prepare, says string, args ...string) {
-		t.Helper()
-		script := `mount -t tmpfs -o size=64k,mode=700 none "$1" && cp -p "$2"/vault.age "$2"/vault.json "$2"/credentials.json "$1" && cd "$1" && ` +
-			prepare + `; shift 2; "$@"; echo "exit $?" >&2; cmp vault.age "$KEEP/vault.age" && cmp credentials.json "$KEEP/credentials.json"`
-		mount := filepath.Join(tr.dir, "mount")
-		require.NoError(t, os.MkdirAll(mount, 0o700))
-		cmd := exec.Command("unshare", append([]string{"-m", "sh", "-c", script, "sh", mount, home, binary, "--home", mount}, args...)...)
-		cmd.Env = append(os.Environ(), "KEEP="+home)
-		cmd.Stdin = strings.NewReader("other")
-		out, err := cmd.CombinedOutput()
-		require.NoError(t, err, "what was there has changed: %s", out)
-		require.Contains(t, string(out), "\nexit 1\n")
-		require.Contains(t, string(out), says)
+	var calls []string
+	seen := map[string]int{}
+	for step := 1; ; step++ {
+		dir := s.folder()
+		call, err := s.killedAt(step, dir)
+		if errors.Is(err, syscall.EPERM) {
+			s.t.Skip("processes may not be traced here")
+		}
+		require.NoError(s.t, err)
+		at := fmt.Sprintf("killed at step %d, %s, after %v", step, call, calls)
+		s.requirePrivate(dir, at)
+		now := s.view(dir)
+		if call == "" {
+			require.Equal(s.t, after, now, "at the end")
+			break
+		}
+		calls = append(calls, call)
+		switch {
+		case maps.Equal(now, before):
+			seen["old"]++
+			s.mustRun(dir, s.args, s.stdin)
+			require.Equal(s.t, after, s.view(dir), at)
+		case maps.Equal(now, after):
+			seen["new"]++
+			if s.next != "" {
+				s.mustRun(dir, s.next, sealedText+"later")
+			}
+		default:
+			seen["between"]++
+			for line := range now {
+				require.Contains(s.t, []string{before[line], after[line]}, now[line], "%s: %s", line, at)
+			}
+			require.NotEmpty(s.t, s.resume, "%s:\n%v", at, now)
+			s.mustRun(dir, s.resume, "")
+			require.Equal(s.t, after, s.view(dir), at)
+		}
+		s.requireClean(dir)
+		require.NoError(s.t, os.RemoveAll(dir))
 	}
-	const full = `dd if=/dev/zero of=filler bs=1k 2>/dev/null; sync`
-	const readOnly = `: >vault.lock && mount -o remount,ro "$1"`
-	for _, args := range [][]string{
-		{"vault", "passwd", "--passphrase-file", pass, "--new-passphrase-file", tr.secret("new", "new\n")},
-		{"vault", "seal", "github", "--passphrase-file", pass},
-	} {
-		small(t, full, "no space left on device", args...)
-		small(t, readOnly, "read-only file system", args...)
+	require.NotZero(s.t, seen["old"])
+	require.NotZero(s.t, seen["new"])
+	if s.resume != "" {
+		require.NotZero(s.t, seen["between"], "nothing to go on from")
 	}
+	s.t.Logf("killed at %d steps (%v): %v", len(calls), seen, calls)
+}
+
+// folder makes one for a run, with a home, an empty folder for output and one
+// for temporary files.
+func (s *sweeper) folder() string {
+	s.t.Helper()
+	dir, err := os.MkdirTemp(s.trail.dir, "run") //nolint:usetesting // one of many
+	require.NoError(s.t, err)
+	for _, sub := range []string{"out", "tmp"} {
+		require.NoError(s.t, os.Mkdir(filepath.Join(dir, sub), 0o700))
+	}
+	if !s.fresh {
+		copyFiles(s.t, s.trail.home("h"), filepath.Join(dir, "home"))
+	}
+	return dir
+}
+
+func copyFiles(t *testing.T, from, to string) {
+	t.Helper()
+	require.NoError(t, os.Mkdir(to, 0o700))
+	entries, err := os.ReadDir(from)
+	require.NoError(t, err)
+	for _, entry := range entries {
+		b, err := os.ReadFile(filepath.Join(from, entry.Name()))
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(to, entry.Name()), b, 0o600))
+	}
+}
+
+// command returns the command's arguments and environment in a folder.
+func (s *sweeper) command(dir, args string) (argv, env []string) {
+	argv = append([]string{binary, "--home", filepath.Join(dir, "home")}, strings.Fields(args)...)
+	names := strings.NewReplacer(append(s.names, "OUT", filepath.Join(dir, "out"))...)
+	for i := range argv {
+		if i > 2 {
+			argv[i] = names.Replace(argv[i])
+		}
+	}
+	return argv, []string{"HOME=" + dir, "TMPDIR=" + filepath.Join(dir, "tmp")}
+}
+
+func (s *sweeper) mustRun(dir, args, stdin string) {
+	s.t.Helper()
+	argv, env := s.command(dir, args)
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env, cmd.Stdin = env, strings.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
+	require.NoError(s.t, err, "%v: %s", argv, out)
+}
+
+func (s *sweeper) killedAt(step int, dir string) (call string, err error) {
+	s.t.Helper()
+	argv, env := s.command(dir, s.args)
+	stdin, in, err := os.Pipe()
+	require.NoError(s.t, err)
+	_, err = in.WriteString(s.stdin) // it fits into the pipe
+	require.NoError(s.t, errors.Join(err, in.Close()))
+	defer stdin.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	require.NoError(s.t, err)
+	defer null.Close()
+	return crash.At(step, argv[0], argv, os.ProcAttr{Env: env, Files: []*os.File{stdin, null, null}})
+}
+
+// view is what is found, by what it is of. It is the same for what chance and
+// time make different.
+func (s *sweeper) view(dir string) map[string]string {
+	s.t.Helper()
+	// Of a copy: who opens a vault makes its files agree.
+	tmp, err := os.MkdirTemp(s.trail.dir, "view") //nolint:usetesting // one of many
+	require.NoError(s.t, err)
+	defer os.RemoveAll(tmp)
+	home := filepath.Join(tmp, "home")
+	if _, err := os.Stat(filepath.Join(dir, "home")); err == nil {
+		copyFiles(s.t, filepath.Join(dir, "home"), home)
+	}
+	lines := map[string]string{}
+	lines["vault"], lines["credentials"], lines["hand-overs"] = s.viewVault(home, filepath.Join(dir, "out", "words"))
+	if _, err := os.Stat(filepath.Join(dir, "out", "words")); err == nil {
+		lines["words"] = "whole" // as viewVault has seen
+	}
+
+	cfg, err := peerfile.Load(filepath.Join(home, "peers.json"))
+	require.NoError(s.t, err)
+	for i := range cfg.Auth.APIKeys {
+		cfg.Auth.APIKeys[i].Prefix, cfg.Auth.APIKeys[i].Hash = "any", "any"
+	}
+	for i := range cfg.Auth.Peers {
+		if cfg.Auth.Peers[i].AuthTokenHash != nil {
+			*cfg.Auth.Peers[i].AuthTokenHash = "any"
+		}
+	}
+	text, err := cfg.Append(nil)
+	require.NoError(s.t, err)
+	lines["peers"] = string(text)
+
+	lines["offers"] = fmt.Sprint(slices.Sorted(maps.Keys(s.state(home).Offered)))
+	tickets, err := ticketfile.Open(filepath.Join(home, "tickets.json"))
+	require.NoError(s.t, err)
+	for _, e := range tickets.Snapshot().Ledger().Tickets {
+		lines["tickets"] += fmt.Sprintln(e.ID, e.Void(time.Now()))
+	}
+	date := regexp.MustCompile(`\d{4}-\d\d-\d\d`)
+	for _, name := range []string{"kit", "page"} {
+		text, err := os.ReadFile(filepath.Join(dir, "out", name))
+		if !errors.Is(err, fs.ErrNotExist) {
+			require.NoError(s.t, err)
+			lines[name] = string(date.ReplaceAll(text, []byte("date")))
+			require.NotEmpty(s.t, text)
+		}
+	}
+	return lines
+}
+
+// viewVault opens the vault and says what is in it, in its credentials, and
+// which hand-overs led to its key. New words, if there are any, are its.
+func (s *sweeper) viewVault(home, words string) (description, credentials, handOvers string) {
+	s.t.Helper()
+	if text, err := os.ReadFile(words); !errors.Is(err, fs.ErrNotExist) {
+		require.NoError(s.t, err)
+		m, err := vault.ParseMnemonic(text)
+		require.NoError(s.t, err, "words that are not whole")
+		m.Wipe()
+	}
+	name := "passphrase"
+	v, err := vault.Open(home, []byte(passphrase), nil)
+	if errors.Is(err, vault.ErrWrongPassphrase) {
+		name = "other"
+		v, err = vault.Open(home, []byte(otherPassphrase), nil)
+	}
+	if errors.Is(err, vault.ErrNoVault) {
+		return "", "", "[]"
+	}
+	require.NoError(s.t, err)
+	defer v.Close()
+	info, err := vault.ReadInfo(home)
+	require.NoError(s.t, err)
+	if text, err := os.ReadFile(words); err == nil {
+		m, err := vault.ParseMnemonic(text)
+		require.NoError(s.t, err)
+		defer m.Wipe()
+		again, err := vault.New(vault.Config{})
+		require.NoError(s.t, err)
+		defer again.Close()
+		require.NoError(s.t, again.Unlock(m, nil))
+		key, err := again.PublicKey(again.IdentityPath())
+		require.NoError(s.t, err)
+		require.Equal(s.t, info.Identity, vault.FingerprintOf(key), "words of another vault")
+	}
+	store := vault.NewCredentialStore(home)
+	list, err := store.List()
+	require.NoError(s.t, err)
+	for _, c := range list {
+		secret, err := store.Open(v, c.Name)
+		require.NoError(s.t, err)
+		credentials += fmt.Sprintf("%s=%s/%d ", c.Name, secret, c.KeyVersion)
+	}
+	var generations []uint32
+	for _, raw := range s.state(home).HandOvers {
+		o, err := discovery.OpenHandOver(raw)
+		require.NoError(s.t, err)
+		if o.Generation <= info.Generation { // later ones are not used
+			generations = append(generations, o.Generation)
+		}
+	}
+	return fmt.Sprintf("%s: device %d, generation %d, version %d", name, info.Device, info.Generation, info.KeyVersion),
+		credentials, fmt.Sprint(generations)
+}
+
+func (s *sweeper) state(home string) (state nodeState) {
+	s.t.Helper()
+	text, err := os.ReadFile(filepath.Join(home, "state.json"))
+	if !errors.Is(err, fs.ErrNotExist) {
+		require.NoError(s.t, err)
+		require.NoError(s.t, json.Unmarshal(text, &state))
+	}
+	return state
+}
+
+// requirePrivate looks at everything that is left, drafts and locks too: others
+// cannot read it, in the home there is no secret in the clear, and each line of
+// the audit log is whole.
+func (s *sweeper) requirePrivate(dir, at string) {
+	s.t.Helper()
+	for path, info := range s.files(dir) {
+		require.Zero(s.t, info.Mode().Perm()&0o077, "%s: %s", path, at)
+		b, err := os.ReadFile(path)
+		require.NoError(s.t, err)
+		if filepath.Base(filepath.Dir(path)) != "out" {
+			require.Empty(s.t, found(b, s.needles), "%s: %s", path, at)
+		}
+		if filepath.Base(path) == "audit.log" {
+			for line := range bytes.Lines(b) {
+				require.True(s.t, json.Valid(line), "%s: %s", line, at)
+			}
+		}
+	}
+}
+
+// requireClean sees to it that no draft is left, but files and their locks.
+func (s *sweeper) requireClean(dir string) {
+	s.t.Helper()
+	for path := range s.files(dir) {
+		name := filepath.Base(path)
+		require.True(s.t, name[0] != '.' || strings.HasSuffix(name, ".lock"), "%s is left", path)
+		require.NotEqual(s.t, "tmp", filepath.Base(filepath.Dir(path)), "%s is left", path)
+	}
+}
+
+func (s *sweeper) files(dir string) map[string]fs.FileInfo {
+	s.t.Helper()
+	files := map[string]fs.FileInfo{}
+	require.NoError(s.t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		files[path], err = d.Info()
+		return err
+	}))
+	return files
 }

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -66,8 +67,37 @@ func Update(ctx context.Context, path string, maxBytes int, edit func() ([]byte,
 	if len(text) > maxBytes {
 		return fmt.Errorf("%s: %w: more than %d bytes", path, ErrTooLarge, maxBytes)
 	}
-	if err := replace(path, text); err != nil {
+	err = removeDrafts(path)
+	if err == nil {
+		err = replace(path, text)
+	}
+	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil
+}
+
+// removeDrafts deletes what writes that were cut off have left behind: who has
+// the lock is the only one to write.
+func removeDrafts(path string) error {
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if entry.Type().IsRegular() && isDraft(entry.Name(), filepath.Base(path)) {
+			if err := os.Remove(filepath.Join(filepath.Dir(path), entry.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// isDraft reports whether replace gives such names to what it writes: the
+// file's with a number. Those of editors (.peers.json.swp) are not like that.
+func isDraft(name, file string) bool {
+	number, ok := strings.CutPrefix(name, "."+file)
+	number = strings.TrimPrefix(number, ".") // on Windows
+	return ok && number != "" && strings.Trim(number, "0123456789") == ""
 }

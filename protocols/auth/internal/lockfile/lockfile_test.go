@@ -40,6 +40,24 @@ func TestReadAndUpdate(t *testing.T) {
 	require.Error(t, err)
 }
 
+// What writes that were cut off have left is gone after the next; what is
+// somebody else's is not.
+func TestUpdateRemovesDrafts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	beside := func(name string) string { return filepath.Join(filepath.Dir(path), name) }
+	drafts, others := []string{".f123", ".f.123"}, []string{".f", ".f.", ".f.swp", ".f.1.swp", ".f12x", ".g123", "f123"}
+	for _, name := range append(drafts, others...) {
+		require.NoError(t, os.WriteFile(beside(name), nil, 0o600))
+	}
+	require.NoError(t, write(t, path, "text"))
+	for _, name := range drafts {
+		require.NoFileExists(t, beside(name))
+	}
+	for _, name := range others {
+		require.FileExists(t, beside(name))
+	}
+}
+
 // A file that never stops changing is read all the same.
 func TestWatchReadsWhileWritten(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "f")
