@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/alkdev/alknet-p2p/protocols"
 )
@@ -151,9 +152,18 @@ func wrap(sentinel *Error, cause error) *Error {
 	e := *sentinel
 	e.as = sentinel
 	if cause != nil {
-		e.cause = cause
+		e.cause = unexpected(cause)
 	}
 	return &e
+}
+
+// unexpected makes io.EOF io.ErrUnexpectedEOF: the former says that a
+// subscription was completed, and no other end may pass for that (CALL-44).
+func unexpected(cause error) error {
+	if errors.Is(cause, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return cause
 }
 
 // overloaded is the answer over a limit (CALL-26) or while draining (NODE-63).

@@ -267,7 +267,7 @@ func (st *stream) kill(code uint32, cause error) {
 
 	st.out.fail(cause)
 	_ = st.raw.Reset(code)
-	lost, why := wrap(ErrStreamClosed, fmt.Errorf("%w: %w", protocols.ErrStreamClosed, cause)), ErrStreamClosed
+	lost, why := wrap(ErrStreamClosed, fmt.Errorf("%w: %w", protocols.ErrStreamClosed, unexpected(cause))), ErrStreamClosed
 	if errors.Is(cause, protocols.ErrConnectionClosed) {
 		lost, why = wrap(ErrSessionClosed, nil), ErrSessionClosed
 	}
