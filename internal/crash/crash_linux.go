@@ -117,7 +117,7 @@ func change(thread int) (string, error) {
 		args   [6]uint64
 	}
 	const getSyscallInfo, entry = 0x420e, 1
-	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, getSyscallInfo, uintptr(thread), unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0)
+	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, getSyscallInfo, uintptr(thread), unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0) //nolint:gosec // the kernel writes there
 	if errno == unix.ESRCH {
 		return "", nil // it has ended meanwhile
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -33,15 +34,15 @@ func TestMain(m *testing.M) {
 // At each step the calls before it have been made, and no other.
 func TestAt(t *testing.T) {
 	left := func(dir string) string {
-		text := ""
+		var text strings.Builder
 		files, err := os.ReadDir(dir)
 		require.NoError(t, err)
 		for _, f := range files {
 			b, err := os.ReadFile(filepath.Join(dir, f.Name()))
 			require.NoError(t, err)
-			text += f.Name() + "=" + string(b)
+			text.WriteString(f.Name() + "=" + string(b))
 		}
-		return text
+		return text.String()
 	}
 	null, err := os.Open(os.DevNull) // or the runtime opens one
 	require.NoError(t, err)

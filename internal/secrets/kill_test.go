@@ -268,7 +268,7 @@ func (s *sweeper) kill() {
 // for temporary files.
 func (s *sweeper) folder() string {
 	s.t.Helper()
-	dir, err := os.MkdirTemp(s.trail.dir, "run") //nolint:usetesting // one of many
+	dir, err := os.MkdirTemp(s.trail.dir, "run")
 	require.NoError(s.t, err)
 	for _, sub := range []string{"out", "tmp"} {
 		require.NoError(s.t, os.Mkdir(filepath.Join(dir, sub), 0o700))
@@ -331,7 +331,7 @@ func (s *sweeper) killedAt(step int, dir string) (call string, err error) {
 func (s *sweeper) view(dir string) map[string]string {
 	s.t.Helper()
 	// Of a copy: who opens a vault makes its files agree.
-	tmp, err := os.MkdirTemp(s.trail.dir, "view") //nolint:usetesting // one of many
+	tmp, err := os.MkdirTemp(s.trail.dir, "view")
 	require.NoError(s.t, err)
 	defer os.RemoveAll(tmp)
 	home := filepath.Join(tmp, "home")
@@ -414,10 +414,11 @@ func (s *sweeper) viewVault(home, words string) (description, credentials, handO
 	store := vault.NewCredentialStore(home)
 	list, err := store.List()
 	require.NoError(s.t, err)
+	var sealed strings.Builder
 	for _, c := range list {
 		secret, err := store.Open(v, c.Name)
 		require.NoError(s.t, err)
-		credentials += fmt.Sprintf("%s=%s/%d ", c.Name, secret, c.KeyVersion)
+		fmt.Fprintf(&sealed, "%s=%s/%d ", c.Name, secret, c.KeyVersion)
 	}
 	var generations []uint32
 	for _, raw := range s.state(home).HandOvers {
@@ -428,7 +429,7 @@ func (s *sweeper) viewVault(home, words string) (description, credentials, handO
 		}
 	}
 	return fmt.Sprintf("%s: device %d, generation %d, version %d", name, info.Device, info.Generation, info.KeyVersion),
-		credentials, fmt.Sprint(generations)
+		sealed.String(), fmt.Sprint(generations)
 }
 
 func (s *sweeper) state(home string) (state nodeState) {
