@@ -111,6 +111,7 @@ type Discovery struct {
 	mdns    *mdns       // nil unless MDNS
 	watches map[peer.ID][]chan peer.AddrInfo
 
+	learned   chan struct{} // has a token when there are new nodes to save
 	own       own
 	handOvers []*HandOver
 	outlets   []*outlet
@@ -184,6 +185,7 @@ func New(cfg Config) (*Discovery, error) {
 		log:  cfg.Logger,
 
 		handOvers: handOvers,
+		learned:   make(chan struct{}, 1),
 		client:    &addrClient{network: cfg.Network, now: cfg.Now, open: cfg.OpenStream},
 		watches:   make(map[peer.ID][]chan peer.AddrInfo),
 		closed:    make(chan struct{}),
@@ -424,16 +426,36 @@ func (d *Discovery) maintain(ctx context.Context) {
 		d.cfg.FoundRelays(relays) // nobody else tells of them
 	}
 	for wait := time.Second; ; wait = min(3*wait, steady) {
-		select {
-		case <-ctx.Done():
+		if !d.saveLearned(ctx, jitter(wait)) {
 			return
-		case <-time.After(jitter(wait)):
 		}
 		if d.dht != nil {
 			d.meetRelays(ctx)
 		}
 		d.noteGood()
 		d.cache.saveNodes()
+	}
+}
+
+// saveLearned waits, and meanwhile saves new relays soon after they became
+// known: a node that is killed early must find the network again, even if the
+// one it joined by is gone. It is false when ctx has ended.
+func (d *Discovery) saveLearned(ctx context.Context, wait time.Duration) bool {
+	const soon = 100 * time.Millisecond // what comes meanwhile is one
+	over := time.After(wait)
+	var save <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-over:
+			return true
+		case <-d.learned:
+			save = time.After(soon)
+		case <-save:
+			save = nil
+			d.cache.saveNodes()
+		}
 	}
 }
 
@@ -460,6 +482,10 @@ func (d *Discovery) foundRelays(relays []peer.AddrInfo) {
 		return
 	}
 	d.cache.addRelays(relays, time.Now())
+	select {
+	case d.learned <- struct{}{}:
+	default:
+	}
 	d.cfg.FoundRelays(relays)
 }
 

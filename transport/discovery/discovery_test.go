@@ -3,7 +3,10 @@ package discovery
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -297,4 +300,27 @@ func TestLifecycle(t *testing.T) {
 	require.ErrorIs(t, d.Publish(t.Context()), ErrClosed)
 	_, err = d.Learn(testID(2), nil)
 	require.ErrorIs(t, err, ErrClosed)
+}
+
+// PATH-30: a relay that was learnt of is on the disk before long, so that a node
+// which is killed early finds the network without the node it joined by.
+func TestPATH30LearntRelaysAreSavedSoon(t *testing.T) {
+	dir := t.TempDir()
+	d, err := New(Config{Host: newHost(t, 1), Key: testKey(1), Network: testNetwork})
+	require.NoError(t, err)
+	d.cache, err = openCache(dir, testNetwork, d.log)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	waited := make(chan bool)
+	go func() { waited <- d.saveLearned(ctx, time.Hour) }()
+	d.foundRelays([]peer.AddrInfo{{ID: testID(7), Addrs: addrsOf("/ip4/203.0.114.7/tcp/4242")}})
+	eventually(t, func() error {
+		raw, err := os.ReadFile(filepath.Join(dir, nodesName))
+		if err == nil && !strings.Contains(string(raw), testID(7).String()) {
+			err = errors.New("not saved")
+		}
+		return err
+	})
+	cancel()
+	require.False(t, <-waited)
 }
