@@ -191,3 +191,43 @@ func TestSuccessionIsShown(t *testing.T) {
 	}, 10*time.Second, 10*time.Millisecond)
 	require.Len(t, keeper.handOvers(), 1, "the thief's was never passed on")
 }
+
+// ADR 6: the generation strictly rises, and a hand-over that was followed once
+// means nothing when it is shown again.
+func TestSuccessionRefused(t *testing.T) {
+	relay := newRelay(t)
+	id := newIdentity(t, 3)
+	registry := peers(t, auth.PeerEntry{PeerName: "a", Fingerprints: []string{id.fingerprint(t, 0)}, Enabled: true})
+	keeper := &memoryKeeper{peers: registry}
+	b := start(t, hidden(t, relay, func(c *node.Config) { c.Peers, c.Successions = registry, keeper }))
+	knowsB := peers(t, auth.PeerEntry{PeerName: "b", Fingerprints: []string{b.Key()}, Enabled: true})
+
+	// The first key says that it is of generation 5.
+	first := start(t, hidden(t, relay, func(c *node.Config) { id.config(t, c, 0); c.Generation = 5 }))
+	require.NoError(t, first.Online(within(t, 10*time.Second)))
+	_, err := b.Call(within(t, 10*time.Second), "a", "node/info", nil)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		e, _ := registry.ByName("a")
+		return e.Next != ""
+	}, 20*time.Second, 10*time.Millisecond)
+	require.NoError(t, first.Close())
+	show := func(why string) {
+		t.Helper()
+		n := start(t, hidden(t, relay, func(c *node.Config) { id.config(t, c, 1); c.Peers = knowsB }))
+		_, err := n.Call(within(t, 10*time.Second), "b", "node/info", nil)
+		require.NoError(t, err)
+		// It is shown when the connection is made.
+		require.Never(t, func() bool { return len(keeper.handOvers()) > 0 }, 500*time.Millisecond, 10*time.Millisecond, why)
+		require.NoError(t, n.Close())
+	}
+	show("a generation below the one that is known")
+
+	// The same, shown by somebody to a registry that has followed it already.
+	require.NoError(t, keeper.edit("a", func(e *auth.PeerEntry) {
+		next, err := discovery.Commitment(id.peer(t, 2))
+		require.NoError(t, err)
+		e.Fingerprints, e.Next = []string{id.fingerprint(t, 1)}, commitment(next)
+	}))
+	show("what was followed before")
+}
