@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"syscall"
 
 	json2 "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -158,14 +157,17 @@ func (c *client) notRunning(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	var op *net.OpError
+	var (
+		op  *net.OpError
+		own *failure
+	)
 	switch dial := errors.As(err, &op) && op.Op == "dial"; {
 	case dial && errors.Is(err, fs.ErrPermission):
 		return failf(exitDenied, codeForbidden, "the node on %s is another user's", c.home)
-	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case errors.As(err, &own):
+		return own
+	case !dial: // net/http has several words for a connection that ends before the answer
 		return failf(exitDenied, codeForbidden, "the node on %s hung up: it answers its owner, and no program that an operation runs", c.home)
-	case !dial:
-		return err
 	}
 	return failf(exitNoDaemon, codeNoDaemon, "no node is running on %s; start one: alknet-p2p --home %s up", c.home, quote(string(c.home)))
 }
