@@ -40,6 +40,9 @@ adding peers before you have reason to fear for their keys.`,
   alknet-p2p peer follow alice --always`,
 		Args: rangeArgs(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if always && never {
+				return usagef("--always and --never exclude each other")
+			}
 			h, err := a.home()
 			if err != nil {
 				return err
@@ -77,7 +80,6 @@ adding peers before you have reason to fear for their keys.`,
 	}
 	cmd.Flags().BoolVar(&always, "always", false, "take up this peer's later keys without asking")
 	cmd.Flags().BoolVar(&never, "never", false, "ask each time, which is the default, and forget the key that waits")
-	cmd.MarkFlagsMutuallyExclusive("always", "never")
 	return cmd
 }
 
