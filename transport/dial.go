@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -27,6 +28,9 @@ const (
 	dialTimeout = 30 * time.Second
 	stagger     = 250 * time.Millisecond // between two addresses of one peer, as RFC 8305
 	maxDialed   = 16                     // addresses tried for one peer at a time
+	// refusedGrace is how long a relay's other addresses are waited for when one
+	// has refused.
+	refusedGrace = time.Second
 )
 
 // Connect returns once a connection to the peer is live, making one if there
@@ -288,7 +292,10 @@ func (h *Host) stock(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (netw
 	for i, a := range addrs {
 		h.wg.Go(func() { errc <- h.dialAddr(ctx, p, a, time.Duration(i)*stagger) })
 	}
-	var errs []error
+	var (
+		errs   []error
+		giveUp *time.Timer
+	)
 	for range addrs {
 		err := <-errc
 		if err == nil {
@@ -298,6 +305,14 @@ func (h *Host) stock(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (netw
 			err = errors.New("connection lost")
 		}
 		errs = append(errs, err)
+		if giveUp == nil && errors.Is(err, syscall.ECONNREFUSED) {
+			// The machine is there, what is dialled is not: whoever is dialled by a
+			// way that is blocked does not answer either, and it is dialled again.
+			giveUp = time.AfterFunc(refusedGrace, cancel)
+		}
+	}
+	if giveUp != nil {
+		giveUp.Stop()
 	}
 	return nil, errors.Join(errs...)
 }
