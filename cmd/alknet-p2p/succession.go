@@ -155,9 +155,9 @@ func succeed(e *auth.PeerEntry, h *discovery.HandOver, now time.Time) error {
 // endKeys checks the open sessions again whenever a key that was handed over
 // ends, until ctx does.
 func (r *runningNode) endKeys(ctx context.Context) {
-	const atLeast = time.Minute // the registry may change meanwhile
+	const longest = time.Minute // the registry may change meanwhile
 	for {
-		wait := atLeast
+		wait := longest
 		if end, ok := r.peers.NextEnd(time.Now()); ok {
 			wait = min(wait, time.Until(end))
 		}
