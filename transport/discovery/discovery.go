@@ -251,6 +251,7 @@ func (d *Discovery) Start(ctx context.Context) (err error) {
 		d.wg.Go(func() { d.keepPublished(d.ctx, o) })
 	}
 	d.wg.Go(func() { d.maintain(d.ctx) })
+	d.wg.Go(func() { d.saveLearned(d.ctx) })
 	d.wg.Go(func() {
 		defer sub.Close()
 		d.watchRelays(d.ctx, sub.Out())
@@ -426,8 +427,10 @@ func (d *Discovery) maintain(ctx context.Context) {
 		d.cfg.FoundRelays(relays) // nobody else tells of them
 	}
 	for wait := time.Second; ; wait = min(3*wait, steady) {
-		if !d.saveLearned(ctx, jitter(wait)) {
+		select {
+		case <-ctx.Done():
 			return
+		case <-time.After(jitter(wait)):
 		}
 		if d.dht != nil {
 			d.meetRelays(ctx)
@@ -437,23 +440,21 @@ func (d *Discovery) maintain(ctx context.Context) {
 	}
 }
 
-// saveLearned waits, and meanwhile saves new relays soon after they became
-// known: a node that is killed early must find the network again, even if the
-// one it joined by is gone. It is false when ctx has ended.
-func (d *Discovery) saveLearned(ctx context.Context, wait time.Duration) bool {
+// saveLearned saves new relays soon after they became known, whatever maintain
+// waits for meanwhile: a node that is killed early must find the network again,
+// even if the one it joined by is gone.
+func (d *Discovery) saveLearned(ctx context.Context) {
 	const soon = 100 * time.Millisecond // what comes meanwhile is one
-	over := time.After(wait)
-	var save <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
-			return false
-		case <-over:
-			return true
+			return
 		case <-d.learned:
-			save = time.After(soon)
-		case <-save:
-			save = nil
+		}
+		select {
+		case <-ctx.Done():
+			return // Close saves
+		case <-time.After(soon):
 			d.cache.saveNodes()
 		}
 	}

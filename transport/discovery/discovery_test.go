@@ -311,8 +311,8 @@ func TestPATH30LearntRelaysAreSavedSoon(t *testing.T) {
 	d.cache, err = openCache(dir, testNetwork, d.log)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
-	waited := make(chan bool)
-	go func() { waited <- d.saveLearned(ctx, time.Hour) }()
+	var saver sync.WaitGroup
+	saver.Go(func() { d.saveLearned(ctx) })
 	d.foundRelays([]peer.AddrInfo{{ID: testID(7), Addrs: addrsOf("/ip4/203.0.114.7/tcp/4242")}})
 	eventually(t, func() error {
 		raw, err := os.ReadFile(filepath.Join(dir, nodesName))
@@ -322,5 +322,5 @@ func TestPATH30LearntRelaysAreSavedSoon(t *testing.T) {
 		return err
 	})
 	cancel()
-	require.False(t, <-waited)
+	saver.Wait()
 }
