@@ -423,8 +423,8 @@ func (d *Discovery) begin(f func()) bool {
 // of use: soon after the start, then every some minutes.
 func (d *Discovery) maintain(ctx context.Context) {
 	const steady = 5 * time.Minute
-	if relays := d.cache.knownRelays(); d.cfg.RelaysOnly && len(relays) > 0 {
-		d.cfg.FoundRelays(relays) // nobody else tells of them
+	if relays := d.cache.knownRelays(); len(relays) > 0 {
+		d.cfg.FoundRelays(relays) // those this node joined by may be gone (PATH-30)
 	}
 	for wait := time.Second; ; wait = min(3*wait, steady) {
 		select {
