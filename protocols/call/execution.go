@@ -262,7 +262,11 @@ func (c *composed) start(ctx context.Context, emit func(any) error) *Error {
 		}
 		c.cancel(cause)
 	}
-	byParent := context.AfterFunc(x.ctx, func() { abort(wrap(ErrParentAborted, context.Cause(x.ctx))) })
+	byParent := context.AfterFunc(x.ctx, func() {
+		if cause := context.Cause(x.ctx); !errors.Is(cause, ErrTimeout) { // else it is c's own deadline too
+			abort(wrap(ErrParentAborted, cause))
+		}
+	})
 	byInvoker := context.AfterFunc(ctx, func() {
 		if x.ctx.Err() == nil { // else ctx ends because of the parent
 			abort(contextError(ctx))
