@@ -55,6 +55,7 @@ type site struct {
 
 // siteOf reads a name. What is relative is so to the host other.
 func siteOf(name, other string) (site, error) {
+	const cold = 50 * time.Second // after which a pair that is silent keeps no path (PATH-17)
 	switch name {
 	case "same-carrier":
 		return site{peer: natlab.Peer{Kind: natlab.CGNAT, Carrier: other}}, nil
@@ -71,9 +72,9 @@ func siteOf(name, other string) (site, error) {
 	case "random-ports":
 		return site{peer: natlab.Peer{RandomPorts: true}}, nil
 	case "forgets-in-20s":
-		return site{peer: natlab.Peer{UDPTimeout: 20 * time.Second}, idle: 25 * time.Second}, nil
+		return site{peer: natlab.Peer{UDPTimeout: 20 * time.Second}, idle: cold + 20*time.Second}, nil
 	case "forgets-in-30s":
-		return site{peer: natlab.Peer{UDPTimeout: 30 * time.Second}, idle: 35 * time.Second}, nil
+		return site{peer: natlab.Peer{UDPTimeout: 30 * time.Second}, idle: cold + 30*time.Second}, nil
 	case "remaps":
 		return site{peer: natlab.Peer{}, remaps: true, idle: time.Second}, nil
 	}
@@ -313,8 +314,12 @@ func TestPATH33EveryNetworkReachesEvery(t *testing.T) {
 	}
 
 	lab := natlab.Start(t, c)
-	relay := newProc(t, lab.Host("relay"), "").up("--relay", "--relay-rate", "0")
-	relay2 := newProc(t, lab.Host("relay2"), "").up("--relay", "--relay-rate", "0", "--join", relay.ticket())
+	relaying := []string{"--relay", "--relay-rate", "0"}
+	for _, at := range []string{"udp/4242/quic-v1", "tcp/4242", "tcp/443"} {
+		relaying = append(relaying, "--listen", "/ip4/0.0.0.0/"+at, "--listen", "/ip6/::/"+at)
+	}
+	relay := newProc(t, lab.Host("relay"), "").up(relaying...)
+	relay2 := newProc(t, lab.Host("relay2"), "").up(append(relaying, "--join", relay.ticket())...)
 	up := []string{"--join", relay.ticket(), "--join", relay2.ticket()}
 	if *netsLogs != "" {
 		up = append(up, "--log-level", "debug")

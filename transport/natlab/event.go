@@ -1,7 +1,6 @@
 package natlab
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -108,7 +107,7 @@ func (l *Lab) NATRemap(host string) error {
 		}
 		for r := m.router; r != nil; r = r.carrier {
 			r.policy.keepPort = false
-			if err := errors.Join(r.load(), r.space.forgetUDP()); err != nil {
+			if err := r.renew(r.space.forgetUDP); err != nil {
 				return err
 			}
 		}

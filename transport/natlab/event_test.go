@@ -348,7 +348,25 @@ func TestNATRemap(t *testing.T) {
 
 		s := udp(t, h, 0)
 		before := s.mustSee(one)
+		require.Equal(t, before, s.mustSee(two))
+		// The mapping is in use while it changes.
+		stop, stopped := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(stopped)
+			tick := time.NewTicker(100 * time.Microsecond)
+			defer tick.Stop()
+			for {
+				select {
+				case <-tick.C:
+					s.send("in use", two.addr())
+				case <-stop:
+					return
+				}
+			}
+		}()
 		require.NoError(t, lab.NATRemap(name))
+		close(stop)
+		<-stopped
 		after := s.mustSee(one)
 		assert.NotEqual(t, before, after)
 		assert.Equal(t, before.Addr(), after.Addr())

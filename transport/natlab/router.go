@@ -174,14 +174,20 @@ func (r *router) load() error {
 
 // reset makes the router forget all mappings and connections.
 func (r *router) reset() error {
-	if err := r.load(); err != nil {
-		return err
-	}
-	if err := r.startMapper(); err != nil {
+	return r.renew(func() error { return errors.Join(r.startMapper(), r.space.forget()) })
+}
+
+// renew sets the rules anew, with empty tables, and lets forget drop what
+// connection tracking knows. Nothing is forwarded meanwhile: a connection that
+// is still known would bring its old port back into the tables.
+func (r *router) renew(forget func() error) error {
+	const held = "add table inet natlab_held\ndelete table inet natlab_held\n"
+	err := r.space.nft(held + "table inet natlab_held {\n\tchain forward { type filter hook forward priority -500; policy drop; }\n}\n")
+	if err != nil {
 		return err
 	}
 
-	return r.space.forget()
+	return errors.Join(r.load(), forget(), r.space.nft(held))
 }
 
 // rules writes the router's nftables rules.
