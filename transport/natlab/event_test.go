@@ -359,6 +359,7 @@ func TestNATRemap(t *testing.T) {
 				select {
 				case <-tick.C:
 					s.send("in use", two.addr())
+					two.send("in use", before)
 				case <-stop:
 					return
 				}
@@ -371,12 +372,15 @@ func TestNATRemap(t *testing.T) {
 		assert.NotEqual(t, before, after)
 		assert.Equal(t, before.Addr(), after.Addr())
 		assert.Equal(t, after, s.mustSee(two), "still EIM")
+		one.send("to the new port", after)
+		for what := ""; what != "to the new port"; { // after what was in use
+			var ok bool
+			what, _, ok = s.hear(patience)
+			require.True(t, ok)
+		}
 		one.send("to the old port", before)
 		_, _, ok := s.hear(silence)
 		assert.False(t, ok)
-		one.send("to the new port", after)
-		_, _, ok = s.hear(patience)
-		assert.True(t, ok)
 
 		_, err = conn.Write([]byte("x"))
 		require.NoError(t, err)
