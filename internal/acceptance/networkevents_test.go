@@ -66,6 +66,10 @@ func newEventRun(t *testing.T, a, b natlab.Peer) *eventRun {
 	join := []string{relay.ready.Ticket}
 	e.a = newRoamer(t, lab.Host("a"), roamConfig{Join: join, Seed: keys[0].Seed(), Known: names[1]})
 	e.b = newRoamer(t, lab.Host("b"), roamConfig{Join: join, Seed: keys[1].Seed(), Known: names[0], Target: e.a.ready.Key})
+	require.True(t, e.wait(func(p roamPath) bool { return p.Kind != "" }, 20*time.Second))
+	if *netsEvents {
+		time.Sleep(2 * time.Second) // what the dial began is over
+	}
 	return e
 }
 
@@ -113,7 +117,8 @@ func (e *eventRun) end(table *eventTable) {
 		if row.Path = last.String(); last.Kind == "direct" {
 			// A path that is dead is said to be direct until that is noticed.
 			for _, gap := range report.Gaps {
-				if gap.From.Before(h.end) && gap.To.Sub(gap.From) > goodGap && gap.To.After(since) && gap.From.Add(noteGap).After(h.begin) {
+				noticed := gap.From.Add(noteGap)
+				if noticed.After(h.begin) && noticed.Before(h.end) && gap.To.Sub(gap.From) > goodGap && gap.To.After(since) {
 					since = gap.To
 				}
 			}
@@ -229,7 +234,6 @@ func replaceNATs(t *testing.T, table *eventTable) {
 	t.Helper()
 	strict, moderate := natlab.Peer{Kind: natlab.Symmetric}, natlab.Peer{}
 	e := newEventRun(t, strict, strict)
-	require.True(t, e.wait(func(p roamPath) bool { return p.Kind != "" }, 20*time.Second))
 	relayed := func(p roamPath) bool { return p.Kind == "relayed" }
 	e.do("dialled one: strict to moderate NAT, the other strict", isDirect, func() error { return e.lab.Move("a", moderate) })
 	e.do("dialler: strict to moderate NAT, the other moderate", isDirect, func() error { return e.lab.Move("b", moderate) })
