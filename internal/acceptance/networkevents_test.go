@@ -24,7 +24,7 @@ var netsEvents = flag.Bool("networks.events", false, "let all events happen, not
 type eventFigures struct {
 	Event string   `json:"event"`
 	Gap   float64  `json:"longest_gap_s"` // of an echo every 10 ms
-	After *float64 `json:"direct_again_s"`
+	After *float64 `json:"direct_again_s"` // 0: it was all the time, but for the gap
 	Path  string   `json:"path"` // at the end
 }
 
@@ -35,7 +35,11 @@ func (e *eventTable) String() string {
 	var b strings.Builder
 	fmt.Fprint(&b, "| event | longest gap s | direct again after s | path at the end |\n|---|---|---|---|\n")
 	for _, r := range e.rows {
-		fmt.Fprintf(&b, "| %s | %.2f | %s | %s |\n", r.Event, r.Gap, figure(r.After), r.Path)
+		after := figure(r.After)
+		if r.After != nil && *r.After == 0 {
+			after = "kept"
+		}
+		fmt.Fprintf(&b, "| %s | %.2f | %s | %s |\n", r.Event, r.Gap, after, r.Path)
 	}
 	return b.String()
 }
