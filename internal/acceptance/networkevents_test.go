@@ -261,11 +261,11 @@ func degrade(t *testing.T, table *eventTable) {
 	for _, rate := range []int64{20, 5, 1} {
 		step(fmt.Sprintf("%d Mbit/s", rate), func(l *natlab.Link) { l.Rate = rate * 1_000_000 })
 	}
-	for _, delay := range []time.Duration{25, 50, 100, 200} {
-		step(fmt.Sprintf("%d ms one way", delay), func(l *natlab.Link) { l.Delay = delay * time.Millisecond })
+	for _, ms := range []int{25, 50, 100, 200} {
+		step(fmt.Sprintf("%d ms one way", ms), func(l *natlab.Link) { l.Delay = time.Duration(ms) * time.Millisecond })
 	}
-	for _, jitter := range []time.Duration{10, 50, 100} {
-		step(fmt.Sprintf("jitter up to %d ms", jitter), func(l *natlab.Link) { l.Jitter = jitter * time.Millisecond })
+	for _, ms := range []int{10, 50, 100} {
+		step(fmt.Sprintf("jitter up to %d ms", ms), func(l *natlab.Link) { l.Jitter = time.Duration(ms) * time.Millisecond })
 	}
 	for _, loss := range []float64{0.01, 0.05, 0.1, 0.2} {
 		step(fmt.Sprintf("loss of %.0f %%, each way", loss*100), func(l *natlab.Link) { l.Loss = loss })
