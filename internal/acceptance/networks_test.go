@@ -42,7 +42,7 @@ var otherCells = []string{
 	"port-restricted:same-lan", "hairpin:same-lan", "isolated-hairpin:same-lan", "isolated:same-lan",
 	"ipv6-firewalled:ipv6-firewalled", "ipv6-firewalled:none", "dual:ipv6-firewalled", "dual:dual", "ipv6-firewalled:port-restricted",
 	"forgets-in-20s:forgets-in-20s", "forgets-in-30s:forgets-in-30s", "forgets-in-20s:cgnat",
-	"remaps:none", "remaps:port-restricted", "port-restricted:remaps", "remaps:remaps",
+	"remaps:none", "remaps:port-restricted", "port-restricted:remaps", "remaps:remaps", "remaps:symmetric",
 	"random-ports:random-ports", "masquerade:masquerade",
 }
 
