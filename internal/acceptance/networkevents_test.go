@@ -23,9 +23,9 @@ var netsEvents = flag.Bool("networks.events", false, "let all events happen, not
 // eventFigures is one row of the table of events.
 type eventFigures struct {
 	Event string   `json:"event"`
-	Gap   float64  `json:"longest_gap_s"` // of an echo every 10 ms
+	Gap   float64  `json:"longest_gap_s"`  // of an echo every 10 ms
 	After *float64 `json:"direct_again_s"` // 0: it was all the time, but for the gap
-	Path  string   `json:"path"` // at the end
+	Path  string   `json:"path"`           // at the end
 }
 
 // eventTable collects the rows of all its runs.
