@@ -14,6 +14,14 @@ BENCH     ?= .
 BENCHTIME ?= 1s
 SOAK      ?= 1h
 IDLE      ?= 1000
+# Of natlab: dials of each pair, the best of which counts; how long a path may
+# take to become direct; each cable's delay and loss (0 to 1). KINDS (a,b) or
+# CELLS (a:b,c:d) measure others than the seven, OTHERS=1 those that are no
+# matrix, EVENTS=1 what happens to networks.
+ROUNDS    ?= 2
+WAIT      ?= 10s
+DELAY     ?= 0s
+LOSS      ?= 0
 # auto: namespace tests run where they can; required: where they cannot, that is a failure.
 NAMESPACES ?= auto
 
@@ -131,6 +139,16 @@ bench: ## run the benchmarks (BENCH=regexp BENCHTIME=1s); compare with benchstat
 soak: ## change the network at random beneath running streams, for SOAK (1h); then measure IDLE (1000) idle sessions; root
 	@$(MAKE) --no-print-directory deps NAMESPACES=required
 	go test -v -timeout=0 -run='^Test(Soak|IdleSessions)$$' ./internal/acceptance -args -natlab.required -soak=$(SOAK) -idle=$(IDLE)
+
+.PHONY: natlab
+natlab: ## each kind of network dials each: table, and bin/natlab.json (ROUNDS=2 KINDS= CELLS= DELAY= LOSS= WAIT= OTHERS=1 EVENTS=1; JSON=1 prints it); root
+	@$(MAKE) --no-print-directory deps NAMESPACES=required
+	@mkdir -p bin
+	@go test -v -timeout=0 -run='$(if $(EVENTS),NetworksChange,EveryNetworkReachesEvery)' ./internal/acceptance -args -natlab.required \
+		-networks.json='$(CURDIR)/bin/natlab.json' -networks.rounds=$(ROUNDS) -networks.wait=$(WAIT) -networks.delay=$(DELAY) -networks.loss=$(LOSS) \
+		-networks.kinds='$(or $(KINDS),$(if $(CELLS)$(OTHERS),,all))' -networks.cells='$(CELLS)' \
+		$(if $(OTHERS),-networks.others) $(if $(EVENTS),-networks.events) $(if $(JSON),>&2)
+	@$(if $(JSON),cat bin/natlab.json)
 
 .PHONY: cover
 cover: ## write coverage.html and print the total

@@ -14,6 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
@@ -30,6 +31,7 @@ const (
 	firstLinkWait = 5 * time.Second // for a link, by a dial begun before there was one
 	drainTimeout  = 2 * time.Second // for the clients of a relay to find others
 	redialAgain   = 100 * time.Millisecond
+	silentAfter   = 3 * time.Second // a connection of somebody who made another one
 )
 
 // links joins the pool of relay links with the host that dials them and the
@@ -266,10 +268,16 @@ func (l *links) redial(ctx context.Context, p peer.ID, left network.Conn) (relay
 			continue
 		}
 		cancel()
+		won := r.s.Conn()
 		l.h.wg.Go(func() { // the others are late
 			for r := range results {
-				if r.err == nil {
-					_ = r.s.Reset()
+				if r.err != nil {
+					continue
+				}
+				c := r.s.Conn()
+				_ = r.s.Reset()
+				if c != won && len(c.GetStreams()) == 0 { // a relay takes only so many of one peer
+					_ = c.Close()
 				}
 			}
 		})
@@ -374,11 +382,38 @@ func (h *Host) startRelay() error {
 		p := s.Conn().RemotePeer()
 		h.libp2p.ConnManager().Protect(p, protectLink)
 		defer h.libp2p.ConnManager().Unprotect(p, protectLink)
+		var drop sync.WaitGroup
+		drop.Go(func() { h.dropSilent(s.Conn()) })
 		if err := h.server.Serve(h.ctx, s, k, s.Conn().RemoteMultiaddr().String()); err != nil {
 			h.log.Debug("relay client left", "peer", p, "err", err)
 		}
+		drop.Wait()
 	})
 	return nil
+}
+
+// dropSilent closes the other connections of c's peer that do not answer. One
+// that changes networks leaves them behind, and a few changes in a row would
+// use up what a peer may have, until they time out half a minute later.
+func (h *Host) dropSilent(c network.Conn) {
+	ctx, cancel := context.WithTimeout(h.ctx, silentAfter)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, other := range h.libp2p.Network().ConnsToPeer(c.RemotePeer()) {
+		if other == c || isMagic(other) {
+			continue
+		}
+		wg.Go(func() {
+			s, err := openAnswered(ctx, other, ping.ID)
+			switch {
+			case err == nil:
+				_ = s.Reset()
+			case errors.Is(err, context.DeadlineExceeded):
+				_ = other.Close()
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // relayRecords are the relays a Welcome tells of (PATH-30).

@@ -201,6 +201,12 @@ func (s *syncBuffer) String() string {
 	return s.b.String()
 }
 
+func (s *syncBuffer) reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.b.Reset()
+}
+
 // roundTrip is R: peer, relay, peer and back. It is measured as two round
 // trips to a listener in the relay's host.
 func roundTrip(t *testing.T, from, relay *natlab.Host) time.Duration {

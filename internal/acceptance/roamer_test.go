@@ -52,6 +52,7 @@ type roamConfig struct {
 	Option string        // be a go-libp2p program with our option, and talk to the peer of this ticket
 	Trips  bool          // report every echo
 	Seed   []byte        // of the node key; random when empty
+	Known  string        // key of a peer in the registry; empty: no registry
 	Load   time.Duration // how often to tell what the process holds; 0: never
 	Dial   bool          // start, dial Target once, say what it took, and end
 	PeerID string        // of Target, for Dial and Idle
@@ -167,6 +168,12 @@ func roam(text string) error {
 		return hub(key, cfg, log)
 	}
 	ncfg := node.Config{Key: key, Network: roamNetwork, Join: cfg.Join, NoMDNS: true, HideIP: cfg.HideIP, CacheDir: cfg.Cache, Logger: log}
+	if cfg.Known != "" {
+		friend := auth.PeerEntry{PeerName: "friend", Fingerprints: []string{cfg.Known}, Enabled: true}
+		if ncfg.Peers, err = auth.NewPeers(&auth.Config{Auth: auth.Policy{Peers: []auth.PeerEntry{friend}}}); err != nil {
+			return err
+		}
+	}
 	if cfg.Relay {
 		ncfg.Relay = &node.RelayConfig{Rate: -1}
 	}

@@ -53,6 +53,8 @@ type Peer struct {
 	RandomPorts bool
 	// IPv6 adds IPv6 behind a stateful firewall. Not for CGNAT.
 	IPv6 bool
+	// NoIPv4 and NoIPv6 leave a host of kind None, which has both, with one.
+	NoIPv4, NoIPv6 bool
 	// OpenInput leaves the router's own WAN side unprotected, as on a plain
 	// Linux machine; see the package comment's limits.
 	OpenInput bool
@@ -168,8 +170,14 @@ func (p Peer) check(kinds map[string]Kind) error {
 	if !p.Kind.known() {
 		return fmt.Errorf("unknown kind %q", p.Kind)
 	}
-	if p.Kind == None && p != (Peer{Name: p.Name, Kind: None}) {
-		return errors.New("kind none takes no options")
+	if p.Kind == None && p != (Peer{Name: p.Name, Kind: None, NoIPv4: p.NoIPv4, NoIPv6: p.NoIPv6}) {
+		return errors.New("kind none takes no options but NoIPv4 and NoIPv6")
+	}
+	if p.NoIPv4 && p.NoIPv6 {
+		return errors.New("a host without any address")
+	}
+	if p.Kind != None && (p.NoIPv4 || p.NoIPv6) {
+		return fmt.Errorf("kind %s says itself which families there are", p.Kind)
 	}
 	if p.Hairpin && p.policy().mapping != perSocket {
 		return fmt.Errorf("kind %s cannot hairpin", p.Kind)

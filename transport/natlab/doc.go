@@ -68,6 +68,8 @@
 //	Move            the peer changes to another network: new interface, new NAT
 //	NATReset        the NAT reboots: all mappings gone
 //	NATShuffle      the same, and from then on it gives other public ports
+//	NATRemap        live UDP mappings get other public ports, TCP goes on
+//	Connect         two hosts get a fast cable of their own, until Disconnect
 //	Dark, Light     the uplink silently drops everything, until Light or for a time
 //	Deaf, Mute      the same in one direction: to the host, or from it
 //	Cut, Mend       the internet drops everything between two sites, CutOneWay in one direction

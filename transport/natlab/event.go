@@ -2,6 +2,7 @@ package natlab
 
 import (
 	"fmt"
+	"net/netip"
 	"time"
 )
 
@@ -95,6 +96,75 @@ func (m *member) resetRouters(shuffle bool) error {
 
 	return nil
 }
+
+// NATRemap gives every UDP mapping of the NATs between the host and the internet
+// another public port, also those in use; TCP connections are kept. From then
+// on an EIM NAT no longer keeps ports. Masquerade does, so nothing changes there.
+func (l *Lab) NATRemap(host string) error {
+	return l.event("NAT remap", host, func(m *member) error {
+		if m.router == nil {
+			return errNoNAT
+		}
+		for r := m.router; r != nil; r = r.carrier {
+			r.policy.keepPort = false
+			if err := r.renew(r.space.forgetUDP); err != nil {
+				return err
+			}
+		}
+
+		return nil
+	})
+}
+
+// Connect lays a second, fast cable between two hosts. Each gets one more
+// interface with an address of a private IPv4 network of their own; where their
+// other packets go does not change. [Lab.Disconnect] ends it.
+func (l *Lab) Connect(host, other string) error {
+	return l.event("connect", host, func(m *member) error {
+		o, err := l.member(other)
+		if err != nil {
+			return fmt.Errorf("%q: %w", other, err)
+		}
+		key := cableName(host, other)
+		if m == o || l.cables[key] != "" {
+			return fmt.Errorf("%q: connected already", other)
+		}
+		lan, err := l.nextLAN()
+		if err != nil {
+			return err
+		}
+		dev := fmt.Sprintf("lan%d", lan)
+		if err := ip(fmt.Sprintf("link add name %[1]s netns %[2]s type veth peer name %[1]s netns %[3]s", dev, m.space, o.space)); err != nil {
+			return err
+		}
+		l.cables[key] = dev
+		for i, space := range []namespace{m.space, o.space} {
+			addr := netip.AddrFrom4([4]byte{192, 168, byte(firstLAN + lan), byte(1 + i)})
+			if err := space.ip("link set "+dev+" up", fmt.Sprintf("address add %v/24 dev %s", addr, dev)); err != nil {
+				return err
+			}
+		}
+
+		return nil
+	})
+}
+
+// Disconnect takes away what [Lab.Connect] laid.
+func (l *Lab) Disconnect(host, other string) error {
+	return l.event("disconnect", host, func(m *member) error {
+		key := cableName(host, other)
+		dev := l.cables[key]
+		if dev == "" {
+			return fmt.Errorf("%q: not connected", other)
+		}
+		delete(l.cables, key)
+
+		return m.space.ip("link del " + dev)
+	})
+}
+
+// cableName is the same for both ends.
+func cableName(a, b string) string { return min(a, b) + " " + max(a, b) }
 
 // Dark makes the cable between the host's site and the internet swallow every
 // packet, silently, until [Lab.Light] or, if d is not zero, for d. It returns

@@ -322,3 +322,103 @@ func TestSetLinkOfKernelCable(t *testing.T) {
 	lab := start(t, natlab.Config{Public: []string{"one"}})
 	require.ErrorContains(t, lab.SetLink("one", natlab.Link{Delay: time.Second}), "Config.Links")
 }
+
+// Live UDP mappings get other public ports, and a TCP connection goes on.
+func TestNATRemap(t *testing.T) {
+	lab := start(t, natlab.Config{
+		Public: []string{"one", "two"},
+		Peers:  []natlab.Peer{{Name: "a"}, {Name: "c", Kind: natlab.CGNAT}},
+	})
+	one, two := udp(t, lab.Host("one"), 0), udp(t, lab.Host("two"), 0)
+	var listener net.Listener
+	require.NoError(t, lab.Host("one").Do(func() (err error) {
+		listener, err = net.Listen("tcp4", ":0")
+		return err
+	}))
+	defer listener.Close()
+	at := netip.AddrPortFrom(lab.Host("one").Addr(), listener.Addr().(*net.TCPAddr).AddrPort().Port())
+	for _, name := range []string{"a", "c"} {
+		h := lab.Host(name)
+		conn, err := dialTCP(h, "tcp4", netip.AddrPort{}, at, patience)
+		require.NoError(t, err)
+		defer conn.Close()
+		accepted, err := listener.Accept()
+		require.NoError(t, err)
+		defer accepted.Close()
+
+		s := udp(t, h, 0)
+		before := s.mustSee(one)
+		require.Equal(t, before, s.mustSee(two))
+		// The mapping is in use while it changes.
+		stop, stopped := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(stopped)
+			tick := time.NewTicker(100 * time.Microsecond)
+			defer tick.Stop()
+			for {
+				select {
+				case <-tick.C:
+					s.send("in use", two.addr())
+					two.send("in use", before)
+				case <-stop:
+					return
+				}
+			}
+		}()
+		require.NoError(t, lab.NATRemap(name))
+		close(stop)
+		<-stopped
+		after := s.mustSee(one)
+		assert.NotEqual(t, before, after)
+		assert.Equal(t, before.Addr(), after.Addr())
+		assert.Equal(t, after, s.mustSee(two), "still EIM")
+		one.send("to the new port", after)
+		for what := ""; what != "to the new port"; { // after what was in use
+			var ok bool
+			what, _, ok = s.hear(patience)
+			require.True(t, ok)
+		}
+		one.send("to the old port", before)
+		_, _, ok := s.hear(silence)
+		assert.False(t, ok)
+
+		_, err = conn.Write([]byte("x"))
+		require.NoError(t, err)
+		require.NoError(t, accepted.SetReadDeadline(time.Now().Add(patience)))
+		_, err = accepted.Read(make([]byte, 1))
+		require.NoError(t, err)
+	}
+	require.ErrorContains(t, lab.NATRemap("one"), "not behind a NAT")
+}
+
+// A second cable joins two hosts of different sites, and only those.
+func TestConnect(t *testing.T) {
+	lab := start(t, natlab.Config{Public: []string{"one"}, Peers: []natlab.Peer{{Name: "a"}, {Name: "b"}}})
+	a, b, one := udp(t, lab.Host("a"), 0), udp(t, lab.Host("b"), 0), udp(t, lab.Host("one"), 0)
+	before := a.mustSee(one)
+	require.NoError(t, lab.Connect("a", "b"))
+	require.Error(t, lab.Connect("b", "a"), "connected already")
+	var there netip.AddrPort
+	require.NoError(t, lab.Host("b").Do(func() error {
+		addrs, err := net.InterfaceAddrs()
+		for _, addr := range addrs {
+			p := netip.MustParsePrefix(addr.String())
+			if p.Addr().Is4() && !p.Addr().IsLoopback() && p.Addr() != lab.Host("b").Addr() {
+				there = netip.AddrPortFrom(p.Addr(), b.port)
+			}
+		}
+		return err
+	}))
+	require.True(t, there.IsValid())
+	from, ok := a.seenWithin(b, there, patience)
+	require.True(t, ok)
+	assert.True(t, from.Addr().IsPrivate())
+	assert.Equal(t, before, a.mustSee(one), "other packets go as before")
+
+	require.NoError(t, lab.Disconnect("b", "a"))
+	_, ok = a.seenWithin(b, there, silence)
+	assert.False(t, ok)
+	require.Error(t, lab.Disconnect("a", "b"))
+	require.Error(t, lab.Connect("a", "a"))
+	require.Error(t, lab.Connect("a", "nobody"))
+}

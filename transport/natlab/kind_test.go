@@ -403,3 +403,33 @@ func TestIPv6Option(t *testing.T) {
 	_, _, ok = s.hear(patience)
 	assert.True(t, ok)
 }
+
+// Public hosts of one family only are not reached by the other.
+func TestOneFamily(t *testing.T) {
+	lab := start(t, natlab.Config{
+		Peers: []natlab.Peer{
+			{Name: "four", Kind: natlab.None, NoIPv6: true},
+			{Name: "six", Kind: natlab.None, NoIPv4: true},
+			{Name: "dual", IPv6: true},
+			{Name: "own", Kind: natlab.IPv6Firewalled},
+		},
+	})
+	require.False(t, lab.Host("four").Addr6().IsValid())
+	require.True(t, lab.Host("six").Addr().Is6())
+	require.True(t, lab.Host("six").PublicAddr().Is6())
+	require.ErrorContains(t, lab.NewIP("six"), "no IPv4")
+
+	four, six := udp(t, lab.Host("four"), 0), udp(t, lab.Host("six"), 0)
+	udpOn(t, lab.Host("dual"), "udp4", netip.AddrPortFrom(lab.Host("dual").Addr(), 0)).mustSee(four)
+	udpOn(t, lab.Host("dual"), "udp6", netip.AddrPortFrom(lab.Host("dual").Addr6(), 0)).mustSee(six)
+	udp(t, lab.Host("own"), 0).mustSee(six)
+
+	for _, p := range []natlab.Peer{
+		{Name: "x", Kind: natlab.None, NoIPv4: true, NoIPv6: true},
+		{Name: "x", NoIPv6: true},
+		{Name: "x", Kind: natlab.None, IPv6: true},
+	} {
+		_, err := natlab.New(natlab.Config{Peers: []natlab.Peer{p}})
+		require.ErrorContains(t, err, `peer "x"`)
+	}
+}

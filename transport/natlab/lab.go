@@ -26,6 +26,7 @@ var (
 	errHeld   = errors.New("a living process has this lab")
 	errNoHost = errors.New("no such host")
 	errNoNAT  = errors.New("it is not behind a NAT")
+	errNoIPv4 = errors.New("it has no IPv4")
 )
 
 // Lab is a small internet. All methods may be called concurrently; events
@@ -42,6 +43,7 @@ type Lab struct {
 	wires  []*wire
 	sites  int // ever made, so that no address comes twice
 	lans   int
+	cables map[string]string // devices of Connect, by both hosts
 	undo   map[string]*timer // ends of events that last for a time, by event and host
 	timers sync.WaitGroup    // armed or running
 	failed error             // of events that a timer ended
@@ -79,6 +81,7 @@ func New(c Config) (*Lab, error) {
 		config: c,
 		hosts:  make(map[string]*member),
 		undo:   make(map[string]*timer),
+		cables: make(map[string]string),
 	}
 	if l.id == "" {
 		var b [5]byte
@@ -171,11 +174,17 @@ func (l *Lab) attach(m *member, p Peer) error {
 		other := l.hosts[p.Behind]
 		m.kind, m.router = other.kind, other.router
 	case p.Kind == None:
-		u, err := l.newUplink(m.name, m.space, "eth0")
+		u, err := l.newUplink(m.name, m.space, "eth0", !p.NoIPv4, !p.NoIPv6)
 		if err != nil {
 			return err
 		}
-		m.kind, m.uplink, m.addr, m.addr6 = None, u, u.addr, u.addr6
+		m.kind, m.uplink = None, u
+		if u.ipv4 {
+			m.addr = u.addr
+		}
+		if u.ipv6 {
+			m.addr6 = u.addr6
+		}
 
 		return nil
 	default:

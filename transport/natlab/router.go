@@ -10,6 +10,7 @@ import (
 
 const (
 	maxLANs      = 200
+	firstLAN     = 10 // third octet
 	firstLANHost = 10
 	maxLANHost   = 250
 )
@@ -31,22 +32,22 @@ type router struct {
 // newRouter makes a router for the host owner, behind a carrier unless that is
 // nil.
 func (l *Lab) newRouter(owner, role string, p policy, carrier *router) (*router, error) {
-	if l.lans == maxLANs {
-		return nil, fmt.Errorf("lab is full: it had %d LANs", l.lans)
+	lan, err := l.nextLAN()
+	if err != nil {
+		return nil, err
 	}
 	r := &router{
 		// Numbered, because a host that moves gets another router.
-		space:    l.space(fmt.Sprintf("%s.%s%d", owner, role, l.lans)),
+		space:    l.space(fmt.Sprintf("%s.%s%d", owner, role, lan)),
 		policy:   p,
 		owner:    owner,
-		lan:      netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(10 + l.lans), 0}), 24),
+		lan:      netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(firstLAN + lan), 0}), 24),
 		nextHost: firstLANHost,
 		carrier:  carrier,
 	}
 	if role == "isp" {
-		r.lan = netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64, byte(l.lans), 0}), 24)
+		r.lan = netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64, byte(lan), 0}), 24)
 	}
-	l.lans++
 
 	if err := addNamespaces(r.space); err != nil {
 		return nil, err
@@ -56,7 +57,7 @@ func (l *Lab) newRouter(owner, role string, p policy, carrier *router) (*router,
 	}
 	// Kernels with br_netfilter would translate inside the bridge; others do
 	// not have the setting.
-	err := r.space.sysctl("bridge/bridge-nf-call-iptables=0", "bridge/bridge-nf-call-ip6tables=0")
+	err = r.space.sysctl("bridge/bridge-nf-call-iptables=0", "bridge/bridge-nf-call-ip6tables=0")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -75,6 +76,16 @@ func (l *Lab) newRouter(owner, role string, p policy, carrier *router) (*router,
 		return nil, err
 	}
 	return r, r.startMapper()
+}
+
+// nextLAN numbers a new private network.
+func (l *Lab) nextLAN() (int, error) {
+	if l.lans == maxLANs {
+		return 0, fmt.Errorf("lab is full: it had %d LANs", l.lans)
+	}
+	l.lans++
+
+	return l.lans - 1, nil
 }
 
 // connect gives the router its outer side.
@@ -96,7 +107,7 @@ func (r *router) connect(l *Lab) error {
 		)
 	}
 
-	u, err := l.newUplink(r.owner, r.space, "wan")
+	u, err := l.newUplink(r.owner, r.space, "wan", true, true)
 	if err != nil {
 		return err
 	}
@@ -163,14 +174,20 @@ func (r *router) load() error {
 
 // reset makes the router forget all mappings and connections.
 func (r *router) reset() error {
-	if err := r.load(); err != nil {
-		return err
-	}
-	if err := r.startMapper(); err != nil {
+	return r.renew(func() error { return errors.Join(r.startMapper(), r.space.forget()) })
+}
+
+// renew sets the rules anew, with empty tables, and lets forget drop what
+// connection tracking knows. Nothing is forwarded meanwhile: a connection that
+// is still known would bring its old port back into the tables.
+func (r *router) renew(forget func() error) error {
+	const held = "add table inet natlab_held\ndelete table inet natlab_held\n"
+	err := r.space.nft(held + "table inet natlab_held {\n\tchain forward { type filter hook forward priority -500; policy drop; }\n}\n")
+	if err != nil {
 		return err
 	}
 
-	return r.space.forget()
+	return errors.Join(r.load(), forget(), r.space.nft(held))
 }
 
 // rules writes the router's nftables rules.

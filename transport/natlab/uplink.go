@@ -19,12 +19,13 @@ type uplink struct {
 	site        int
 	addr, gw    netip.Addr // IPv4 of the near and the far end, in one /24
 	addr6, gw6  netip.Addr // IPv6, in one /64
+	ipv4, ipv6  bool       // which of them the near end has
 	wire        *wire      // nil for a kernel cable, which has no settings
 }
 
 // newUplink lays the next site's cable, with the link of host, and sets up its
 // far end.
-func (l *Lab) newUplink(host string, space namespace, dev string) (*uplink, error) {
+func (l *Lab) newUplink(host string, space namespace, dev string, ipv4, ipv6 bool) (*uplink, error) {
 	site := l.sites
 	if site == maxSites {
 		return nil, fmt.Errorf("lab is full: it had %d sites", site)
@@ -36,7 +37,7 @@ func (l *Lab) newUplink(host string, space namespace, dev string) (*uplink, erro
 	six := [16]byte{0: 0x2a, 1: 0x04, 2: 0x10, 3: byte(site), 15: 1}
 	u := &uplink{
 		inet: l.inet, space: space, dev: dev, far: fmt.Sprintf("site-%d", site), site: site,
-		gw: netip.AddrFrom4(four), gw6: netip.AddrFrom16(six),
+		gw: netip.AddrFrom4(four), gw6: netip.AddrFrom16(six), ipv4: ipv4, ipv6: ipv6,
 	}
 	u.addr, u.addr6 = u.gw.Next(), u.gw6.Next()
 
@@ -86,15 +87,21 @@ func (u *uplink) mac(end byte) string { return fmt.Sprintf("02:6e:6c:00:%02x:%02
 // nearEnd are the ip commands that bring the near end up, at first and after
 // it was down.
 func (u *uplink) nearEnd() []string {
-	return []string{
-		fmt.Sprintf("link set %s up", u.dev),
-		fmt.Sprintf("address replace %v/24 dev %s", u.addr, u.dev),
-		fmt.Sprintf("address replace %v/64 dev %s nodad", u.addr6, u.dev),
-		fmt.Sprintf("neighbor replace %v lladdr %s nud permanent dev %s", u.gw, u.mac(1), u.dev),
-		fmt.Sprintf("neighbor replace %v lladdr %s nud permanent dev %s", u.gw6, u.mac(1), u.dev),
-		fmt.Sprintf("route replace default via %v dev %s", u.gw, u.dev),
-		fmt.Sprintf("route replace ::/0 via %v dev %s", u.gw6, u.dev),
+	lines := []string{fmt.Sprintf("link set %s up", u.dev)}
+	if u.ipv4 {
+		lines = append(lines,
+			fmt.Sprintf("address replace %v/24 dev %s", u.addr, u.dev),
+			fmt.Sprintf("neighbor replace %v lladdr %s nud permanent dev %s", u.gw, u.mac(1), u.dev),
+			fmt.Sprintf("route replace default via %v dev %s", u.gw, u.dev))
 	}
+	if u.ipv6 {
+		lines = append(lines,
+			fmt.Sprintf("address replace %v/64 dev %s nodad", u.addr6, u.dev),
+			fmt.Sprintf("neighbor replace %v lladdr %s nud permanent dev %s", u.gw6, u.mac(1), u.dev),
+			fmt.Sprintf("route replace ::/0 via %v dev %s", u.gw6, u.dev))
+	}
+
+	return lines
 }
 
 // neighbors are the ip commands that tell inet the near end's hardware
@@ -109,6 +116,9 @@ func (u *uplink) neighbors() []string {
 
 // renumber gives the near end another IPv4 address.
 func (u *uplink) renumber() error {
+	if !u.ipv4 {
+		return errNoIPv4
+	}
 	old := u.addr
 	u.addr = old.Next()
 	if err := u.inet.ip(u.neighbors()...); err != nil {

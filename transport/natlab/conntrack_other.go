@@ -1,0 +1,5 @@
+//go:build !linux
+
+package natlab
+
+func (namespace) forgetUDP() error { return ErrUnavailable }
