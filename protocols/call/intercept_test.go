@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -173,9 +174,12 @@ func TestLogRequests(t *testing.T) {
 		require.Error(t, err)
 		synctest.Wait()
 	})
+	// The JSON library words its errors in one of two ways, by process, so that
+	// nobody relies on the text.
+	text := strings.ReplaceAll(server.String(), "unable to", "cannot")
 	require.Equal(t, `level=INFO msg=request op=node/echo call=1 peer=peer identity=peer forwarded_for=user
 level=INFO msg=request op=test/sleep call=3 peer=peer identity=peer err="INVALID_INPUT: decode input: json: cannot unmarshal JSON string into Go int"
-`, server.String())
+`, text)
 	require.NotContains(t, client.String(), "secret")
 	require.Contains(t, client.String(), `op=test/panic call=2 peer=peer err="INTERNAL: internal error"`)
 }
