@@ -265,7 +265,8 @@ func TestNODE34FailedTokens(t *testing.T) {
 	i.failures.Store(3)
 	a, b := protocols.Pipe(call.ALPN)
 	client := serve(t, a, call.New(call.Config{}), stranger(t))
-	server := serve(t, b, i.proto, stranger(t))
+	ended := make(chan error, 1)
+	go func() { ended <- i.proto.Handle(t.Context(), b, stranger(t)) }() // the router closes the connection
 	session := client.session(t)
 	_, wrong := newIssuer(t).issue(t, nil)
 	for _, token := range []auth.Token{auth.NewToken(), wrong, auth.TokenFromText("alkt1")} {
@@ -283,6 +284,6 @@ func TestNODE34FailedTokens(t *testing.T) {
 	var reset *protocols.StreamResetError
 	require.ErrorAs(t, err, &reset)
 	require.Equal(t, protocols.CodeUnauthorised, reset.Code)
-	<-server.done
-	require.ErrorIs(t, server.err, protocols.ErrAuthRequired)
+	require.ErrorIs(t, <-ended, protocols.ErrAuthRequired)
+	require.NoError(t, b.Close(protocols.CodeUnauthorised, ""))
 }
