@@ -265,8 +265,8 @@ func TestNODE34FailedTokens(t *testing.T) {
 	i.failures.Store(3)
 	a, b := protocols.Pipe(call.ALPN)
 	client := serve(t, a, call.New(call.Config{}), stranger(t))
-	ended := make(chan error, 1)
-	go func() { ended <- i.proto.Handle(t.Context(), b, stranger(t)) }() // the router closes the connection
+	ended, peer := make(chan error, 1), stranger(t)
+	go func() { ended <- i.proto.Handle(t.Context(), b, peer) }() // the router closes the connection
 	session := client.session(t)
 	_, wrong := newIssuer(t).issue(t, nil)
 	for _, token := range []auth.Token{auth.NewToken(), wrong, auth.TokenFromText("alkt1")} {
