@@ -64,11 +64,6 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-var slack = flag.Int("slack", 3, "how many times as long as promised things may take; 1 where nothing else runs on this machine")
-
-// bound is how long what is promised within d may take on this machine.
-func bound(d time.Duration) time.Duration { return d * time.Duration(*slack) }
-
 // oneWay is the delay of every cable; a way between two hosts crosses two.
 const oneWay = 25 * time.Millisecond
 
@@ -359,7 +354,7 @@ func TestBehindNAT(t *testing.T) {
 	b := newProc(t, lab.Host("b"), "").up("--join", ticket)
 	c := newProc(t, lab.Host("c"), "").up("--join", ticket)
 	r := roundTrip(t, lab.Host("b"), lab.Host("relay"))
-	require.InDelta(t, 8*oneWay, r, float64(bound(2*oneWay)))
+	require.InDelta(t, 8*oneWay, r, float64(2*oneWay))
 
 	t.Run("first byte", func(t *testing.T) {
 		var result struct {
@@ -371,7 +366,7 @@ func TestBehindNAT(t *testing.T) {
 		require.NoError(t, json.Unmarshal([]byte(lines[len(lines)-1]), &result))
 		first := time.Duration(result.FirstByte * float64(time.Millisecond))
 		t.Logf("R %s, first byte after %s = %.2f R", r, first, float64(first)/float64(r))
-		require.LessOrEqual(t, first, bound(r*5/2))
+		require.LessOrEqual(t, first, r*5/2)
 	})
 	t.Run("call by key", func(t *testing.T) { b.requireDiskFree(a.key) })
 	t.Run("subscription ends its process", func(t *testing.T) {
@@ -385,7 +380,7 @@ func TestBehindNAT(t *testing.T) {
 		stopped := time.Now()
 		<-sub.done
 		require.Equal(t, 130, sub.cmd.ProcessState.ExitCode())
-		require.Eventually(t, func() bool { return !alive(pid) }, bound(time.Second)-time.Since(stopped), 10*time.Millisecond)
+		require.Eventually(t, func() bool { return !alive(pid) }, time.Second-time.Since(stopped), 10*time.Millisecond)
 	})
 	t.Run("by name", func(t *testing.T) {
 		b.mustRun("peer", "add", "alice", a.key)
@@ -397,7 +392,7 @@ func TestBehindNAT(t *testing.T) {
 		require.Eventually(t, func() bool {
 			_, _, code := b.run("call", "alice", "disk/private", "{}")
 			return code == 0
-		}, bound(5*time.Second), 100*time.Millisecond)
+		}, 5*time.Second, 100*time.Millisecond)
 	})
 	t.Run("UDP blocked", func(t *testing.T) {
 		dialled := time.Now()
@@ -416,7 +411,7 @@ func TestBehindNAT(t *testing.T) {
 					t.Log(errs)
 				}
 				return code == 0
-			}, bound(5*time.Second), 100*time.Millisecond)
+			}, 5*time.Second, 100*time.Millisecond)
 			t.Logf("calls of %s work %s after the relay is back", caller.host.Name(), time.Since(up))
 		}
 	})

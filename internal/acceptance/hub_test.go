@@ -266,7 +266,7 @@ func (u *jobUser) aborts(job *subscription, pid int) {
 	u.t.Helper()
 	aborted := time.Now()
 	require.NoError(u.t, job.cmd.Process.Signal(syscall.SIGINT))
-	require.Eventually(u.t, func() bool { return !alive(pid) }, bound(time.Second), 5*time.Millisecond)
+	require.Eventually(u.t, func() bool { return !alive(pid) }, time.Second, 5*time.Millisecond)
 	u.t.Logf("process gone %s after the interrupt", time.Since(aborted).Round(time.Millisecond))
 	<-job.done
 	require.Equal(u.t, 130, job.cmd.ProcessState.ExitCode())

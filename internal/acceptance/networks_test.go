@@ -102,7 +102,7 @@ type dialledBy struct {
 	TCP       bool     `json:"tcp,omitempty"` // what became direct
 	Addr      string   `json:"addr,omitempty"`
 	Again     *float64 `json:"again_s,omitempty"` // an answer after idleness or other ports
-	Why       string   `json:"why,omitempty"`     // it is not direct
+	Err       string   `json:"error,omitempty"`   // it is not connected
 }
 
 // best is the dial that became direct soonest, or that at least connected.
@@ -223,10 +223,10 @@ func (f networkFigures) String() string {
 			b.WriteByte('\n')
 		}
 	} else {
-		fmt.Fprint(&b, "| A, dials | B | direct after s | first byte s | again s | why not |\n|---|---|---|---|---|---|\n")
+		fmt.Fprint(&b, "| A, dials | B | direct after s | first byte s | again s | error |\n|---|---|---|---|---|---|\n")
 		for _, c := range f.Cells {
 			d := c.best()
-			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", c.From, c.To, c, figure(d.FirstByte), figure(d.Again), d.Why)
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", c.From, c.To, c, figure(d.FirstByte), figure(d.Again), d.Err)
 		}
 	}
 	fmt.Fprintf(&b, "%d pairs, %d connected, %d direct (%d over TCP); direct after %.2f s, first byte after %.2f s (medians), at most %.2f s\n",
@@ -375,11 +375,8 @@ func (c *cell) dial(t *testing.T, lab *natlab.Lab, up []string) (d dialledBy) {
 	out, errs, _ := c.a.run("ping", "--json", "--until-direct", netsWait.String(), "--interval", "10ms", c.b.key)
 	d = readPing(out)
 	if !d.Connected {
-		d.Why = strings.TrimSpace(errs)
+		d.Err = strings.TrimSpace(errs)
 		return d
-	}
-	if d.Direct == nil {
-		d.Why = c.a.why(c.b.key)
 	}
 	// What must hold longer than a moment: talk again when mappings are
 	// forgotten, or others.
@@ -424,23 +421,6 @@ func readPing(out string) (d dialledBy) {
 		d.Addr, d.TCP = last.Addr, strings.Contains(last.Addr, "tcp")
 	}
 	return d
-}
-
-// why asks the node why there is no direct path.
-func (n *nodeProc) why(target string) string {
-	n.t.Helper()
-	out, _, code := n.run("why", "--json", target)
-	var answer struct {
-		Steps []struct {
-			Detail  string `json:"detail"`
-			Verdict string `json:"verdict"`
-		} `json:"steps"`
-	}
-	if code != 0 || json.Unmarshal([]byte(out), &answer) != nil || len(answer.Steps) == 0 {
-		return ""
-	}
-	last := answer.Steps[len(answer.Steps)-1]
-	return strings.TrimSpace(last.Verdict + " " + last.Detail)
 }
 
 // leaveLogs keeps what the nodes of a pair logged.

@@ -186,6 +186,31 @@ func TestCALL86SourcesAndCauses(t *testing.T) {
 	}
 }
 
+// CALL-86, CALL-81: a limit that a handler sets to what it invokes is not the
+// deadline of what that invokes in turn: it is aborted with it, not at the end.
+func TestCALL86LimitsOfInvokersReachBelow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		child, grandchild := newLife(), newLife()
+		env := &call.ScopedEnv{AllowedOps: []string{"test/child", "test/grandchild"}}
+		h := newHub(t, call.Config{}, query("test/grandchild", grandchild.handle),
+			composing("test/child", env, func(ctx context.Context, r *call.Request) (any, error) {
+				go func() { _, _ = r.Env.Invoke(ctx, "test/grandchild", nil) }()
+				return child.handle(ctx, r)
+			}),
+			composing("test/do", env, func(ctx context.Context, r *call.Request) (any, error) {
+				limited, cancel := context.WithTimeout(ctx, time.Second)
+				defer cancel()
+				return r.Env.Invoke(limited, "test/child", nil)
+			}))
+		l := h.join(named("user"))
+		go func() { _, _ = l.calls.Call(t.Context(), "test/do", nil) }()
+		require.True(t, grandchild.running())
+		time.Sleep(time.Second)
+		require.ErrorIs(t, child.cause(t), call.ErrTimeout)
+		require.ErrorIs(t, grandchild.cause(t), call.ErrParentAborted)
+	})
+}
+
 // family is test/do, which lives as root, and composes test/child.
 func family(root, child *life) []call.Operation {
 	return []call.Operation{

@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -263,9 +264,10 @@ func (c *composed) start(ctx context.Context, emit func(any) error) *Error {
 		c.cancel(cause)
 	}
 	byParent := context.AfterFunc(x.ctx, func() {
-		if cause := context.Cause(x.ctx); !errors.Is(cause, ErrTimeout) { // else it is c's own deadline too
-			abort(wrap(ErrParentAborted, cause))
+		if end := c.req.Deadline; !end.IsZero() && !time.Now().Before(end) {
+			return // c's own deadline too: it ends by that, whichever came first
 		}
+		abort(wrap(ErrParentAborted, context.Cause(x.ctx)))
 	})
 	byInvoker := context.AfterFunc(ctx, func() {
 		if x.ctx.Err() == nil { // else ctx ends because of the parent

@@ -3,6 +3,7 @@ package discovery
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -300,6 +301,25 @@ func TestLifecycle(t *testing.T) {
 	require.ErrorIs(t, d.Publish(t.Context()), ErrClosed)
 	_, err = d.Learn(testID(2), nil)
 	require.ErrorIs(t, err, ErrClosed)
+}
+
+// PATH-30: relays that are remembered are told at the next start, before any
+// look-up, with nothing else to enter the network by.
+func TestPATH30RememberedRelaysAreUsedAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	c, err := openCache(dir, testNetwork, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	c.addRelays([]peer.AddrInfo{{ID: testID(7), Addrs: addrsOf("/ip4/203.0.114.7/tcp/4242")}}, time.Now())
+	c.saveNodes()
+	told := make(chan []peer.AddrInfo, 1)
+	start(t, Config{Host: newHost(t, 1), CacheDir: dir, FoundRelays: func(found []peer.AddrInfo) { told <- found }})
+	select {
+	case found := <-told:
+		require.Len(t, found, 1)
+		require.Equal(t, testID(7), found[0].ID)
+	case <-time.After(10 * time.Second):
+		t.Fatal("not told")
+	}
 }
 
 // PATH-30: a relay that was learnt of is on the disk before long, so that a node
