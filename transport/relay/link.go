@@ -303,7 +303,6 @@ func (l *Link) now() int64 { return int64(time.Since(l.start)) }
 func (l *Link) write() {
 	_, err := l.queue.drainTo(l.stream, l.left, 0, nil)
 	if err == nil && l.Err() == nil { // Close: the last words
-		l.queue.linger(farewell)
 		_, err = l.queue.drainBurst(l.stream, farewell, nil)
 		if err == nil && closeWrite(l.stream) {
 			return // the relay answers with its own end

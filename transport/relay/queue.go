@@ -234,13 +234,6 @@ func (q *queue) take(dst []byte, limit int, now time.Time) (out []byte, frames i
 	return dst, frames, false
 }
 
-// linger lets what waits become older than others may: nothing comes after it.
-func (q *queue) linger(age time.Duration) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.limits.age = age
-}
-
 // popFrame takes the next frame of the flow.
 func (q *queue) popFrame(fl *flow) (item, bool) {
 	var it item

@@ -207,16 +207,3 @@ func TestPATH26WaitingIsMarked(t *testing.T) {
 	require.Equal(t, asSent, marks(short), "over")
 	require.Equal(t, asSent, marks(long))
 }
-
-// PATH-26: what waited too long is dropped, but not the last words of a link.
-func TestLastWordsMayBeOld(t *testing.T) {
-	q, now := newTestQueue(queueLimits{frames: 8, bytes: 1 << 16, age: 50 * time.Millisecond}), time.Now()
-	good := func(text string) { q.put(Key{1}, Frame{Type: FrameData, Payload: []byte(text)}, now) }
-	good("old")
-	now = now.Add(51 * time.Millisecond)
-	require.Empty(t, q.takeAll(t, now))
-	good("bye")
-	now = now.Add(51 * time.Millisecond)
-	q.linger(farewell)
-	require.Equal(t, []string{"bye"}, payloads(q.takeAll(t, now)))
-}

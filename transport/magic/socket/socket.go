@@ -412,10 +412,11 @@ func (s *Socket) LinkDown(via relay.Key) {
 	}
 }
 
-// PeerGone tells that the relay does not know the peer.
+// PeerGone tells that the relay does not know the peer. That overtakes what the
+// relay still has of it, its last words among that, which are taken: a valid box
+// came on this link (PATH-8).
 func (s *Socket) PeerGone(via, k relay.Key) {
 	if p := s.peer(k); p != nil {
-		p.disprove(via)
 		p.lost(path.ID{Relay: via}, "peer not at this relay", true)
 	}
 }

@@ -205,6 +205,10 @@ func TestPATH8NothingWithoutABox(t *testing.T) {
 		require.EqualValues(t, 1, a.Stats().Replayed)
 		a.Receive(relayTwo, liar, relay.FrameData, 0, []byte("two"))
 		silent(t, a)
+		a.PeerGone(relayOne, liar) // which overtakes what it sent before it went
+		a.Receive(relayOne, liar, relay.FrameData, 0, []byte("last words"))
+		got, _ = read(t, a)
+		require.Equal(t, "last words", got)
 		a.LinkDown(relayOne)
 		a.Receive(relayOne, liar, relay.FrameData, 0, []byte("three"))
 		silent(t, a)
