@@ -74,9 +74,10 @@ func TestPATH27RelayDrains(t *testing.T) {
 		t.Logf("relay closed after %s", time.Since(begin))
 		moved <- a.Path(b.ID()).Relay == other.ID()
 	}()
+	before := longest
 	longest = 0
 	echoFor(3 * time.Second)
-	t.Logf("longest echo %s", longest)
+	t.Logf("longest echo %s, before that %s", longest, before)
 	require.True(t, <-moved, "its clients left before it closed")
 	require.Equal(t, other.ID(), a.Path(b.ID()).Relay)
 }
