@@ -49,10 +49,11 @@ type peer struct {
 	unanswered atomic.Int64
 	due        atomic.Int64 // when the loop looks next; 0 when it does not run
 	pins       atomic.Int32
-	settled    atomic.Bool  // the best path is valid
-	direct     atomic.Bool  // and it is direct
-	admitted   atomic.Bool  // may know our addresses (PATH-13)
-	doubted    atomic.Int64 // when a packet last came over another path than our direct one
+	settled    atomic.Bool          // the best path is valid
+	direct     atomic.Bool          // and it is direct
+	admitted   atomic.Bool          // may know our addresses (PATH-13)
+	doubted    atomic.Int64         // when a packet last came over another path than our direct one
+	exit       atomic.Pointer[exit] // the socket by which one of its addresses is sent to; nil: the common ones
 
 	mu        sync.Mutex
 	machine   path.Machine
@@ -66,6 +67,8 @@ type peer struct {
 	running   bool
 	refreshed time.Time
 	kick      chan struct{}
+
+	holes // through hard NATs; under mu
 
 	asks   *rate.Limiter // CallMeMaybes taken: each one makes us knock
 	recent ring          // the last packets sent
@@ -259,7 +262,7 @@ func (p *peer) sendOver(id path.ID, b []byte, segment int, ecn byte) {
 		if segment == len(b) {
 			segment = 0
 		}
-		p.s.sendDirect(b, id.Addr, segment, ecn)
+		p.sendDirect(b, id.Addr, segment, ecn)
 		return
 	}
 	for len(b) > 0 {
@@ -339,6 +342,8 @@ func (p *peer) pong(id path.ID, m disco.Pong) bool {
 	delete(p.pending, m.TxID)
 	if id.Kind() == path.Relayed {
 		p.proveLocked(id.Relay)
+	} else {
+		p.answeredFrom = id.Addr.Addr()
 	}
 	at := p.s.now()
 	p.heard(id, false, at)
@@ -383,7 +388,10 @@ func (p *peer) apply() {
 	best, state, _, _, ok := p.machine.Best()
 	settled := ok && state == path.Valid
 	again := !p.settled.Swap(settled) && settled
-	p.direct.Store(settled && best.Kind() == path.Direct)
+	direct := settled && best.Kind() == path.Direct
+	if p.direct.Swap(direct) && !direct {
+		p.punchOn()
+	}
 	p.quiet.Store(int64(p.machine.Quiet()))
 	old := p.route.Load()
 	route := p.machine.Route()
@@ -397,6 +405,7 @@ func (p *peer) apply() {
 		p.replayOver(best, now) // what it carried while it did not work
 	}
 	p.takeFrom()
+	p.dropExit()
 	for _, ev := range p.machine.Events() {
 		p.s.log.Debug("path changed", "peer", p.key, "path", ev.Path.Kind(), "event", ev.Kind, "addr", ev.Path.Addr, "relay", relay.Key(ev.Path.Relay), "reason", ev.Reason)
 		if p.s.cfg.Events != nil {
@@ -465,7 +474,7 @@ func (p *peer) ping(id path.ID) {
 	ping := disco.Ping{TxID: tx, BootID: p.s.boot}
 	if id.Kind() == path.Relayed {
 		p.pending[tx] = pending{id, now}
-		p.s.sendDisco(id, p.key, ping)
+		p.sendDisco(id, ping)
 		return
 	}
 	// Padded, so that the answer also tells that the path carries full packets
@@ -486,7 +495,7 @@ func (p *peer) ping(id path.ID) {
 		return
 	}
 	p.pending[tx] = pending{id, now}
-	p.s.sendDirect(box, id.Addr, 0, 0)
+	p.sendDirect(box, id.Addr, 0, 0)
 }
 
 // wake makes the loop look now, starting it when it does not run.
