@@ -94,7 +94,9 @@ func linePair(t *testing.T, limit int64) (l *line, a, b *socket.Socket, aKey, bK
 	return l, a, b, aKey, bKey
 }
 
-func large(n byte) []byte { return append([]byte{0x40, n}, bytes.Repeat([]byte{n}, socket.MaxPacket-2)...) }
+func large(n byte) []byte {
+	return append([]byte{0x40, n}, bytes.Repeat([]byte{n}, socket.MaxPacket-2)...)
+}
 
 // arrives sends a large packet again and again until it comes out at the other
 // end.
