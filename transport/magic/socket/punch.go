@@ -445,16 +445,13 @@ func (p *peer) hit(c *udp.Conn, from netip.AddrPort, b []byte) bool {
 	return true
 }
 
-// sendDirect gives a packet, or several of size segment, to an address of the
-// peer, by the socket through whose hole it is reached.
-func (p *peer) sendDirect(b []byte, to netip.AddrPort, segment int, ecn byte) {
+// sendDirect is [Socket.sendDirect] for an address of the peer, by the socket
+// through whose hole it is reached.
+func (p *peer) sendDirect(b []byte, to netip.AddrPort, segment int, ecn byte) error {
 	if e := p.exit.Load(); e != nil && e.addr == to {
-		if err := e.conn.Write(b, to, segment, ecn); err != nil {
-			p.s.stats.noPath.Add(1)
-		}
-		return
+		return p.s.sendOn(e.conn, b, to, segment, ecn)
 	}
-	p.s.sendDirect(b, to, segment, ecn)
+	return p.s.sendDirect(b, to, segment, ecn)
 }
 
 // beginProbing looks for the peer's holes, if it may be. The caller holds p.mu.
