@@ -100,7 +100,7 @@ func (p *tap) note(b, oob []byte, from unix.Sockaddr) {
 	if msgs, err := unix.ParseSocketControlMessage(oob); err == nil {
 		for _, m := range msgs {
 			if m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SCM_TIMESTAMPNS && len(m.Data) >= int(unsafe.Sizeof(unix.Timespec{})) {
-				ts := *(*unix.Timespec)(unsafe.Pointer(&m.Data[0])) //nolint:gosec // the kernel's bytes
+				ts := *(*unix.Timespec)(unsafe.Pointer(&m.Data[0]))
 				s.at = time.Unix(ts.Unix())
 			}
 		}
