@@ -215,6 +215,15 @@ func TestPATH23Budgets(t *testing.T) {
 				}
 			}
 
+			if !cut { // the one socket that was found is the path, both ways, and stays it
+				for _, ends := range [][2]*nodeProc{{easy, hard}, {hard, easy}} {
+					out, errs, _ := ends[0].run("ping", "--json", "--count", "12", "--interval", "500ms", ends[1].key)
+					require.Contains(t, out, `"result":"direct"`, errs)
+					require.NotContains(t, out, `"path":"relayed"`)
+					require.NotContains(t, out, `"lost":true`)
+				}
+			}
+
 			// Each node took the other's word that it is at the victim, as far as a
 			// candidate goes.
 			for name, all := range map[string][]udpSent{"easy": sent, "hard": opened} {
