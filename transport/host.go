@@ -174,7 +174,7 @@ func (h *Host) engine() (err error) {
 	h.udp = h.openUDP()
 	if h.socket, err = socket.New(socket.Config{
 		Key: h.cfg.Key, Relays: h.links, UDP: h.udp, Homes: h.links.homeKeys, Other: h.reflectors.answer,
-		Known: h.cfg.Known, Disclose: h.disclose, Loopback: loopbackOnly(h.listen),
+		Known: h.cfg.Known, Disclose: h.disclose, Loopback: loopbackOnly(h.listen), TCP: true,
 		Events: h.pathChanged, Refresh: h.refresh, Logger: h.log,
 	}); err != nil {
 		return err

@@ -190,6 +190,7 @@ func (l *links) welcomed(k relay.Key, w relay.Welcome) {
 	}
 	l.mu.Unlock()
 	l.h.reflectors.learn(k, w.Features)
+	l.h.gather()
 	l.h.disc.LearnRelays(w.Records)
 }
 

@@ -22,7 +22,8 @@ const (
 	reflectAgain   = 250 * time.Millisecond
 	reflectTries   = 4
 	reflectFresh   = 2 * reflectEvery
-	reflectFeature = "reflect/" // and the port, in a relay's Welcome
+	udpPatience    = 100 * time.Millisecond // for an answer, beside three round trips
+	reflectFeature = "reflect/"             // and the port, in a relay's Welcome
 	maxReflectors  = 16
 )
 
@@ -35,6 +36,7 @@ type reflectors struct {
 	targets map[relay.Key][]netip.AddrPort // reflectors of each relay
 	asked   map[[12]byte]netip.AddrPort    // questions without an answer
 	seen    map[netip.AddrPort]sighting    // by reflector
+	quiet   time.Time                      // since when none has answered questions; zero: one has, or none was asked
 	wake    chan struct{}
 }
 
@@ -112,6 +114,7 @@ func (r *reflectors) kick() {
 func (r *reflectors) reset() {
 	r.mu.Lock()
 	clear(r.seen)
+	r.quiet = time.Time{}
 	r.mu.Unlock()
 	r.kick()
 }
@@ -120,10 +123,15 @@ func (r *reflectors) reset() {
 func (r *reflectors) run() {
 	timer := time.NewTimer(reflectEvery)
 	defer timer.Stop()
+	silence := time.NewTimer(reflectEvery)
+	defer silence.Stop()
 	for tries := 0; ; {
 		select {
 		case <-r.h.ctx.Done():
 			return
+		case <-silence.C:
+			r.h.gather() // peers are to know
+			continue
 		case <-timer.C:
 		case <-r.wake:
 			tries = 0
@@ -139,7 +147,45 @@ func (r *reflectors) run() {
 			tries = 0
 		}
 		timer.Reset(wait)
+		if wait := r.untilSilent(); wait > 0 {
+			silence.Reset(wait)
+		}
 	}
+}
+
+// silent tells that reflectors were asked and none has answered for longer than
+// any should take: UDP does not get through here.
+func (r *reflectors) silent() bool {
+	r.mu.Lock()
+	quiet := r.quiet
+	r.mu.Unlock()
+	return !quiet.IsZero() && r.untilSilent() <= 0
+}
+
+// untilSilent is how long to wait until silent may tell so; 0 when there is
+// nothing to wait for.
+func (r *reflectors) untilSilent() time.Duration {
+	r.mu.Lock()
+	quiet := r.quiet
+	r.mu.Unlock()
+	if quiet.IsZero() {
+		return 0
+	}
+	patience := udpPatience
+	for _, home := range r.h.links.pool.Homes() {
+		patience = max(patience, udpPatience+3*home.RTT)
+	}
+	return max(0, patience-time.Since(quiet))
+}
+
+// settled notes whether any reflector answered lately. The caller holds mu.
+func (r *reflectors) settled(now time.Time) bool {
+	for _, s := range r.seen {
+		if now.Sub(s.at) < reflectFresh {
+			return true
+		}
+	}
+	return false
 }
 
 // ask sends questions: to all reflectors, or again to those that have not
@@ -170,6 +216,9 @@ func (r *reflectors) ask(again bool) bool {
 		r.asked[q.tx] = a
 		qs = append(qs, q)
 	}
+	if now := time.Now(); r.quiet.IsZero() && len(qs) > 0 && len(r.h.udp) > 0 && !r.settled(now) {
+		r.quiet = now
+	}
 	r.mu.Unlock()
 	for _, q := range qs {
 		if err := r.h.socket.WriteRaw(relay.AppendReflectRequest(nil, q.tx), q.to); err != nil {
@@ -198,8 +247,10 @@ func (r *reflectors) answer(from netip.AddrPort, b []byte) {
 	}
 	old := r.seen[from]
 	r.seen[from] = sighting{addr, time.Now()}
+	quiet := !r.quiet.IsZero()
+	r.quiet = time.Time{}
 	r.mu.Unlock()
-	if old.addr != addr {
+	if old.addr != addr || quiet {
 		r.h.gather()
 	}
 }

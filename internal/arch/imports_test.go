@@ -25,6 +25,7 @@ var mayImport = map[string][]string{
 		// The relay's frames carry its boxes; it knows keys only as 32 bytes.
 	},
 	"transport/magic/udp": {},
+	"transport/magic/tcp": {},
 	"transport/netmon":    {},
 	"transport/relay":     {"transport/magic/udp"}, // the reflector's sockets
 	"transport/natlab":    {},

@@ -124,22 +124,8 @@ func (s *Socket) receiveUDP(from netip.AddrPort, ecn byte, b []byte) {
 		}
 		return
 	}
-	if kind == disco.Introduction && !s.sources.allow(from.Addr()) {
-		s.stats.rateLimited.Add(1)
-		return
-	}
-	k, msg, err := s.id.OpenDirect(b)
-	if err != nil {
-		s.stats.badBox.Add(1)
-		return
-	}
-	p := s.peer(k)
-	if p == nil || !p.admitted.Load() { // PATH-13: strangers come over a relay first
-		s.stats.unproven.Add(1)
-		return
-	}
-	if !p.fresh(msg) {
-		s.stats.replayed.Add(1)
+	p, msg := s.openDirect(from.Addr(), kind, b)
+	if p == nil {
 		return
 	}
 	id := path.ID{Addr: from}
@@ -152,13 +138,37 @@ func (s *Socket) receiveUDP(from netip.AddrPort, ecn byte, b []byte) {
 		p.candidate(from)
 		p.apply()
 		p.mu.Unlock()
-		s.sendDisco(id, k, disco.Pong{TxID: m.TxID, BootID: s.boot, Observed: from})
+		s.sendDisco(id, p.key, disco.Pong{TxID: m.TxID, BootID: s.boot, Observed: from})
 		p.wake()
 	case disco.Pong:
 		p.pong(id, m)
 	case disco.PathGone:
 		p.lost(id, "peer says it is gone", true)
 	}
+}
+
+// openDirect opens what came straight and says whose it is; nil for what has no
+// effect, which it counts.
+func (s *Socket) openDirect(from netip.Addr, kind disco.Kind, b []byte) (*peer, disco.Message) {
+	if kind == disco.Introduction && !s.sources.allow(from) {
+		s.stats.rateLimited.Add(1)
+		return nil, nil
+	}
+	k, msg, err := s.id.OpenDirect(b)
+	if err != nil {
+		s.stats.badBox.Add(1)
+		return nil, nil
+	}
+	p := s.peer(k)
+	if p == nil || !p.admitted.Load() { // PATH-13: strangers come over a relay first
+		s.stats.unproven.Add(1)
+		return nil, nil
+	}
+	if !p.fresh(msg) {
+		s.stats.replayed.Add(1)
+		return nil, nil
+	}
+	return p, msg
 }
 
 // deliver hands a packet that came over the path to QUIC.
@@ -196,12 +206,18 @@ func (s *Socket) SetAddrs(addrs []netip.AddrPort) {
 	if old := s.addrs.Swap(&addrs); old != nil && slices.Equal(*old, addrs) {
 		return
 	}
+	s.callAll()
+}
+
+// callAll lets peers in use hear where this node is.
+func (s *Socket) callAll() {
 	now := s.now()
 	for p := range s.index.byKey.all() {
 		if p.admitted.Load() && (p.pinned() || p.active(now)) {
 			p.mu.Lock()
 			p.call(s.time(now))
 			p.mu.Unlock()
+			p.wake()
 		}
 	}
 }
@@ -308,6 +324,7 @@ func (p *peer) call(now time.Time) {
 			}
 		}
 	}
+	p.s.tcp.tell(&msg)
 	for _, id := range p.machine.IDs() {
 		if id.Kind() == path.Relayed && p.machine.State(id) != path.Dead {
 			p.s.sendDisco(id, p.key, disco.Hello{TxID: disco.NewTxID(), BootID: p.s.boot})
@@ -346,12 +363,13 @@ func (p *peer) asked(m disco.CallMeMaybe) {
 		if perIP[a.Addr()] += 7; perIP[a.Addr()] > maxProbesPerIP {
 			continue
 		}
-		if !p.mayProbe(a, m.Addrs) {
+		if !p.mayProbe(a, slices.Concat(m.Addrs, m.TCP)) {
 			p.s.stats.refusedAddrs.Add(1)
 			continue
 		}
 		p.candidate(a)
 	}
+	p.askedTCP(m)
 }
 
 // candidate adds an address of the peer. The caller holds p.mu.
@@ -372,7 +390,7 @@ func (p *peer) probeable(a netip.AddrPort) bool {
 	if ip.IsLoopback() && !p.s.cfg.Loopback {
 		return false
 	}
-	if own := p.s.addrs.Load(); own != nil && slices.Contains(*own, a) {
+	if slices.Contains(p.s.ownAddrs(), a) {
 		return false
 	}
 	return p.s.udpFor(ip.Is6()) != nil
@@ -385,22 +403,22 @@ func (p *peer) mayProbe(a netip.AddrPort, all []netip.AddrPort) bool {
 	if !local(a.Addr()) || p.s.cfg.Known != nil && p.s.cfg.Known(p.key) {
 		return true
 	}
-	own := p.s.addrs.Load()
-	if own == nil {
+	own := p.s.ownAddrs()
+	if len(own) == 0 {
 		return false
 	}
 	for _, theirs := range all {
 		if local(theirs.Addr()) {
 			continue
 		}
-		for _, ours := range *own {
+		for _, ours := range own {
 			if ours.Addr() == theirs.Addr() {
 				return true
 			}
 		}
 	}
 	// Two nodes without any public address are on one network, or on none.
-	return !slices.ContainsFunc(slices.Concat(all, *own), func(a netip.AddrPort) bool { return !local(a.Addr()) })
+	return !slices.ContainsFunc(slices.Concat(all, own), func(a netip.AddrPort) bool { return !local(a.Addr()) })
 }
 
 // local tells that an address means something on its own network only.

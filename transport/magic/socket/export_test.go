@@ -14,3 +14,9 @@ func (s *Socket) Quiet(k relay.Key) time.Duration { return time.Duration(s.peer(
 func (s *Socket) WriteTrain(b []byte, to netip.AddrPort, segment int) error {
 	return s.udpFor(to.Addr().Is6()).Write(b, to, segment, 0)
 }
+
+// CutTCP ends the TCP connections to the peer.
+func (s *Socket) CutTCP(k relay.Key) { s.peer(k).closeTCP() }
+
+// UDPAddr is where the socket's UDP is.
+func (s *Socket) UDPAddr() netip.AddrPort { return s.cfg.UDP[0].LocalAddr() }

@@ -67,6 +67,7 @@ type peer struct {
 	refreshed time.Time
 	kick      chan struct{}
 
+	tcp    tcpWays
 	asks   *rate.Limiter // CallMeMaybes taken: each one makes us knock
 	recent ring          // the last packets sent
 }
@@ -255,6 +256,10 @@ func (p *peer) send(b []byte, segment int, ecn byte) {
 }
 
 func (p *peer) sendOver(id path.ID, b []byte, segment int, ecn byte) {
+	if id.TCP {
+		p.sendTCP(id, b, segment)
+		return
+	}
 	if id.Kind() == path.Direct {
 		if segment == len(b) {
 			segment = 0
@@ -305,7 +310,7 @@ func (p *peer) gonePaths(a netip.AddrPort) {
 	p.mu.Lock()
 	now := p.s.time(p.s.now())
 	for _, id := range p.machine.IDs() {
-		if id.Kind() == path.Direct && (!a.IsValid() || id.Addr == a) {
+		if id.Kind() == path.Direct && (!a.IsValid() || id.Addr == a && !id.TCP) {
 			p.machine.Lost(now, id, "peer says it is gone", true)
 		}
 	}
@@ -345,7 +350,7 @@ func (p *peer) pong(id path.ID, m disco.Pong) bool {
 	now := p.s.time(at)
 	if m.BootID != (disco.BootID{}) && p.boots.Check(m.BootID, true) == disco.BootRestarted {
 		for _, o := range p.machine.IDs() {
-			if o != id {
+			if o != id && !p.outlives(o, m.BootID) {
 				p.machine.Lost(now, o, "peer was restarted", true)
 			}
 		}
@@ -414,9 +419,10 @@ func (p *peer) apply() {
 // takeFrom makes the addresses that have answered those from which packets are
 // taken (PATH-8). The caller holds p.mu.
 func (p *peer) takeFrom() {
+	p.takeFromTCP()
 	var paths []netip.AddrPort
 	for _, id := range p.machine.IDs() {
-		if id.Kind() != path.Direct {
+		if id.Kind() != path.Direct || id.TCP {
 			continue
 		}
 		if st := p.machine.State(id); st == path.Valid || st == path.Suspect {
@@ -472,6 +478,11 @@ func (p *peer) ping(id path.ID) {
 	// (PATH-9). An address that has not answered is introduced to.
 	var box []byte
 	var err error
+	if id.TCP {
+		p.pending[tx] = pending{id, now}
+		p.pingTCP(id, ping)
+		return
+	}
 	if p.machine.State(id) == path.Valid {
 		box, err = p.s.id.SealDirect(nil, p.key, ping.Sized(disco.Direct, MaxPacket))
 	} else {
@@ -536,6 +547,7 @@ func (p *peer) run() {
 		if p.admitted.Load() && !p.direct.Load() && p.active(now) && p.s.time(now).Sub(p.called) >= callEvery {
 			p.call(p.s.time(now))
 		}
+		p.considerTCP(p.s.time(now))
 		p.mu.Unlock()
 		if !p.active(now) && p.s.forgetCold(p) {
 			return
