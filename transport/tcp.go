@@ -17,7 +17,9 @@ func (h *Host) tcpAddrs() []netip.AddrPort {
 	for _, a := range h.reflectors.addrs() {
 		all = append(all, h.atOwnPort(a.Addr()))
 	}
-	for _, text := range h.links.seen() {
+	seen := h.links.seen()
+	slices.Sort(seen) // so that nothing changes when nothing does
+	for _, text := range seen {
 		a, err := ma.NewMultiaddr(text)
 		if err != nil {
 			continue

@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -73,10 +74,10 @@ type tcpConn struct {
 // tcpWays is what a peer has of TCP. The peer's mu guards what is not atomic.
 type tcpWays struct {
 	conns   atomic.Pointer[[]*tcpConn]
-	theirs  []netip.AddrPort   // where it takes TCP, those we may dial
-	noUDP   bool               // it says that UDP does not get through
-	lacking time.Time          // since when there is no direct path
-	trying  context.CancelFunc // ends the tries under way; nil without
+	theirs  []netip.AddrPort // where it takes TCP, those we may dial
+	noUDP   bool             // it says that UDP does not get through
+	lacking time.Time        // since when there is no direct path
+	trying  chan struct{}    // tells tries under way that theirs changed; nil without
 	tried   time.Time
 	vain    int
 }
@@ -144,12 +145,16 @@ func (p *peer) askedTCP(m disco.CallMeMaybe) {
 		addrs = append(addrs, a)
 	}
 	w := &p.tcp
-	if w.noUDP == m.Network.NoUDP && slices.Equal(w.theirs, addrs) {
+	known := !slices.ContainsFunc(addrs, func(a netip.AddrPort) bool { return !slices.Contains(w.theirs, a) })
+	same := known && w.noUDP == m.Network.NoUDP
+	w.noUDP, w.theirs = m.Network.NoUDP, addrs
+	if same {
 		return
 	}
-	w.noUDP, w.theirs, w.tried, w.vain = m.Network.NoUDP, addrs, time.Time{}, 0
-	if w.trying != nil {
-		w.trying()
+	w.tried, w.vain = time.Time{}, 0
+	select {
+	case w.trying <- struct{}{}:
+	default: // it knows, or there are none
 	}
 }
 
@@ -180,33 +185,40 @@ func (p *peer) considerTCP(now time.Time) {
 	if _, _, rtt, _, ok := p.machine.Best(); ok {
 		window = max(window, rtt+rtt/4)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), tcpTryFor)
-	addrs := w.theirs
-	if p.s.spawn(func() { p.tryTCP(ctx, addrs, window) }) {
-		w.trying, w.tried = cancel, now
-	} else {
-		cancel()
+	// Nor must both sides begin anew at the same moments.
+	if bytes.Compare(p.s.self[:], p.key[:]) > 0 {
+		window += window / 2
+	}
+	if news := make(chan struct{}, 1); p.s.spawn(func() { p.tryTCP(news, window) }) {
+		w.trying, w.tried = news, now
 	}
 }
 
-// tryTCP listens, and dials the addresses, until there is a direct path or ctx
-// ends. The peer does the same at this moment.
-func (p *peer) tryTCP(ctx context.Context, addrs []netip.AddrPort, window time.Duration) {
-	ctx, cancel := context.WithCancel(ctx)
+// tryTCP listens, and dials the peer's addresses, until there is a direct path
+// or it took too long. The peer does the same at this moment. News of addresses
+// adds tries and ends none: a SYN whose socket is gone when it is answered
+// leaves the NATs in a state in which no other gets through.
+func (p *peer) tryTCP(news <-chan struct{}, window time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), tcpTryFor)
 	p.s.tcp.listen()
 	var dials sync.WaitGroup
-	for _, a := range addrs {
-		dials.Go(func() { p.dialTCP(ctx, a, window) })
-	}
+	tried := make(map[netip.AddrPort]bool)
 	for going := true; going && !p.direct.Load(); {
 		p.mu.Lock()
-		changed := p.changed
+		changed, theirs := p.changed, p.tcp.theirs
 		p.mu.Unlock()
 		if p.direct.Load() {
 			break
 		}
+		for _, a := range theirs {
+			if !tried[a] && len(tried) < 2*disco.MaxTCP {
+				tried[a] = true
+				dials.Go(func() { p.dialTCP(ctx, a, window) })
+			}
+		}
 		select {
 		case <-changed:
+		case <-news:
 		case <-ctx.Done():
 			going = false
 		case <-p.gone:
@@ -219,7 +231,6 @@ func (p *peer) tryTCP(ctx context.Context, addrs []netip.AddrPort, window time.D
 	dials.Wait()
 	p.s.tcp.unlisten()
 	p.mu.Lock()
-	p.tcp.trying()
 	p.tcp.trying = nil
 	if !p.direct.Load() {
 		p.tcp.vain++
@@ -505,6 +516,7 @@ func (t *tcpPaths) prove(c *tcpConn, p *peer) {
 // before it is used (PATH-12).
 func (p *peer) bindTCP(c *tcpConn) {
 	p.mu.Lock()
+	now := p.s.time(p.s.now())
 	list := slices.Clone(p.tcpConns())
 	list = slices.DeleteFunc(list, func(o *tcpConn) bool {
 		if o.id == c.id { // of an earlier life of a NAT
@@ -514,11 +526,13 @@ func (p *peer) bindTCP(c *tcpConn) {
 	})
 	if len(list) >= maxTCPPerPeer {
 		oldest := slices.MinFunc(list, func(a, b *tcpConn) int { return cmp.Compare(a.heard.Load(), b.heard.Load()) })
+		list = slices.DeleteFunc(list, func(o *tcpConn) bool { return o == oldest })
+		p.machine.Lost(now, oldest.id, "too many connections", false)
 		_ = oldest.conn.Close()
 	}
 	c.peer.Store(p)
 	p.setTCP(append(list, c))
-	p.machine.Found(p.s.time(p.s.now()), c.id, true)
+	p.machine.Found(now, c.id, true)
 	p.apply()
 	p.mu.Unlock()
 	p.wake()
