@@ -20,3 +20,10 @@ func (s *Socket) CutTCP(k relay.Key) { s.peer(k).closeTCP() }
 
 // UDPAddr is where the socket's UDP is.
 func (s *Socket) UDPAddr() netip.AddrPort { return s.cfg.UDP[0].LocalAddr() }
+
+// Wide tells whether packets to the peer take a direct path whole.
+func (s *Socket) Wide(k relay.Key) bool {
+	p := s.peer(k)
+	id, _, _, ok := s.Path(k)
+	return ok && p.isWide(id.Addr)
+}

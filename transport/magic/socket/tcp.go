@@ -621,7 +621,7 @@ func (p *peer) pingTCP(id path.ID, ping disco.Ping) {
 // sendBox sends a disco packet straight to a peer.
 func (s *Socket) sendBox(id path.ID, to relay.Key, box []byte) {
 	if !id.TCP {
-		s.sendDirect(box, id.Addr, 0, 0)
+		_ = s.sendDirect(box, id.Addr, 0, 0) // lost, if it does not leave
 	} else if p := s.peer(to); p != nil {
 		p.sendTCP(id, box, len(box))
 	}

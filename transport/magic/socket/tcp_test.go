@@ -55,8 +55,8 @@ func tcpPair(t *testing.T) (w *wire, a, b *socket.Socket, aKey, bKey relay.Key) 
 	return w, a, b, aKey, bKey
 }
 
-// arrives sends a packet until it is read at the other end.
-func arrives(t *testing.T, from *socket.Socket, key relay.Key, to *socket.Socket, text string) {
+// reaches sends a packet until it is read at the other end.
+func reaches(t *testing.T, from *socket.Socket, key relay.Key, to *socket.Socket, text string) {
 	t.Helper()
 	addr := net.UDPAddrFromAddrPort(socket.VirtualAddr(key))
 	_, err := from.WriteTo([]byte(text), addr)
@@ -73,8 +73,8 @@ func TestPATH20BecomesDirectOverTCP(t *testing.T) {
 	w.setCut(true)
 	a.LinkDown(relayOne)
 	b.LinkDown(relayOne)
-	arrives(t, a, bKey, b, "\x40to b")
-	arrives(t, b, aKey, a, "\x40to a")
+	reaches(t, a, bKey, b, "\x40to b")
+	reaches(t, b, aKey, a, "\x40to a")
 	require.Positive(t, a.Stats().TCPDials+b.Stats().TCPDials)
 }
 
@@ -90,11 +90,11 @@ func TestPATH20TriedUnasked(t *testing.T) {
 		defer release()
 	}
 	for range 20 { // in use
-		arrives(t, a, bKey, b, "\x40x")
+		reaches(t, a, bKey, b, "\x40x")
 		time.Sleep(50 * time.Millisecond)
 	}
 	require.Eventually(t, func() bool {
-		arrives(t, a, bKey, b, "\x40y")
+		reaches(t, a, bKey, b, "\x40y")
 		return overTCP(a, bKey) && overTCP(b, aKey)
 	}, 5*time.Second, 10*time.Millisecond)
 }
@@ -109,10 +109,10 @@ func TestPATH20OrdinaryDialsOpenNoTCP(t *testing.T) {
 	_, release, err := a.Dial(bKey)
 	require.NoError(t, err)
 	defer release()
-	arrives(t, a, bKey, b, "\x40x")
+	reaches(t, a, bKey, b, "\x40x")
 	require.Eventually(t, func() bool { return kindOf(a, bKey) == path.Direct && kindOf(b, aKey) == path.Direct }, 5*time.Second, time.Millisecond)
 	for range 30 {
-		arrives(t, a, bKey, b, "\x40x")
+		reaches(t, a, bKey, b, "\x40x")
 		time.Sleep(50 * time.Millisecond)
 	}
 	require.False(t, overTCP(a, bKey))
@@ -126,7 +126,7 @@ func TestPATH20UDPIsPreferred(t *testing.T) {
 	_, a, b, aKey, bKey := tcpPair(t)
 	b.SetAddrs([]netip.AddrPort{b.UDPAddr()})
 	require.Eventually(t, func() bool {
-		arrives(t, a, bKey, b, "\x40x")
+		reaches(t, a, bKey, b, "\x40x")
 		return !overTCP(a, bKey) && kindOf(a, bKey) == path.Direct && !overTCP(b, aKey) && kindOf(b, aKey) == path.Direct
 	}, 5*time.Second, 10*time.Millisecond)
 }
@@ -137,9 +137,9 @@ func TestPATH20CutConnectionIsReplaced(t *testing.T) {
 	_, a, b, aKey, bKey := tcpPair(t)
 	for range 3 {
 		a.CutTCP(bKey)
-		arrives(t, b, aKey, a, "\x40after the cut")
+		reaches(t, b, aKey, a, "\x40after the cut")
 		require.Eventually(t, func() bool {
-			arrives(t, a, bKey, b, "\x40x")
+			reaches(t, a, bKey, b, "\x40x")
 			return overTCP(a, bKey) && overTCP(b, aKey)
 		}, 10*time.Second, 10*time.Millisecond)
 	}
@@ -157,7 +157,7 @@ func TestPATH20PeerIsRestarted(t *testing.T) {
 	require.NoError(t, err)
 	defer release()
 	require.Eventually(t, func() bool {
-		arrives(t, b2, aKey, a, "\x40x")
+		reaches(t, b2, aKey, a, "\x40x")
 		id, _, _, _ := a.Path(bKey)
 		return id.TCP && id != old && overTCP(b2, aKey)
 	}, 10*time.Second, 10*time.Millisecond)
