@@ -3,7 +3,6 @@
 package acceptance
 
 import (
-	"strings"
 	"testing"
 	"time"
 
@@ -28,7 +27,7 @@ func TestPATH20StreamsOutliveTheTCPPath(t *testing.T) {
 	overTCP := func(within time.Duration) {
 		t.Helper()
 		require.True(t, b.waitPath("direct", within), "not direct")
-		require.True(t, strings.Contains(b.path().Addr, "/tcp/"), b.path().Addr)
+		require.Contains(t, b.path().Addr, "/tcp/")
 	}
 	overTCP(10 * time.Second)
 	require.NoError(t, lab.Cut("a", "b", 0))
