@@ -477,9 +477,11 @@ func (p *peer) ping(id path.ID) {
 	} else {
 		if p.machine.State(id) == path.Probing && !p.s.probes.Allow() {
 			p.s.stats.probesHeld.Add(1)
+			p.trace(Trace{Kind: TraceHeld, Addr: id.Addr})
 			return
 		}
 		p.s.stats.probes.Add(1)
+		p.trace(Trace{Kind: TraceProbed, Addr: id.Addr})
 		box, err = p.s.id.SealIntroduction(nil, p.key, ping.Sized(disco.Introduction, MaxPacket))
 	}
 	if err != nil {
