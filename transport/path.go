@@ -154,8 +154,7 @@ func (h *Host) pathChanged(k relay.Key, ev path.Event) {
 	if ev.Kind == path.Suspected && ev.Path.Kind() == path.Direct {
 		h.reflectors.kick() // this node may have another address now
 	}
-	h.events.emit(PathEvent{
-		Peer: p, What: ev.Kind.String(), Reason: ev.Reason,
-		Path: describe(ev.Path, ev.RTT, time.Now()),
-	})
+	d := describe(ev.Path, ev.RTT, time.Now())
+	h.pathStep(p, ev, d)
+	h.events.emit(PathEvent{Peer: p, What: ev.Kind.String(), Reason: ev.Reason, Path: d})
 }

@@ -24,6 +24,7 @@ const (
 	reflectFresh   = 2 * reflectEvery
 	udpPatience    = 100 * time.Millisecond // for an answer, beside three round trips
 	reflectFeature = "reflect/"             // and the port, in a relay's Welcome
+	wishFeature    = "reflect-wish"
 	maxReflectors  = 16
 )
 
@@ -34,6 +35,7 @@ type reflectors struct {
 
 	mu      sync.Mutex
 	targets map[relay.Key][]netip.AddrPort // reflectors of each relay
+	wishes  map[relay.Key]bool             // those that reply another way than back
 	asked   map[[12]byte]netip.AddrPort    // questions without an answer
 	seen    map[netip.AddrPort]sighting    // by reflector
 	quiet   time.Time                      // since when none has answered questions; zero: one has, or none was asked
@@ -50,6 +52,7 @@ func newReflectors(h *Host) *reflectors {
 	return &reflectors{
 		h: h, wake: make(chan struct{}, 1),
 		targets: make(map[relay.Key][]netip.AddrPort),
+		wishes:  make(map[relay.Key]bool),
 		asked:   make(map[[12]byte]netip.AddrPort),
 		seen:    make(map[netip.AddrPort]sighting),
 	}
@@ -86,10 +89,13 @@ func (r *reflectors) learn(k relay.Key, features []string) {
 	r.mu.Lock()
 	if len(r.targets) >= maxReflectors {
 		clear(r.targets)
+		clear(r.wishes)
 	}
 	r.targets[k] = at
+	r.wishes[k] = slices.Contains(features, wishFeature)
 	r.mu.Unlock()
 	r.kick()
+	r.h.nat.kick()
 }
 
 // forget stops asking a relay.
@@ -100,6 +106,7 @@ func (r *reflectors) forget(k relay.Key) {
 		delete(r.seen, a)
 	}
 	delete(r.targets, k)
+	delete(r.wishes, k)
 }
 
 // kick asks again at once: the network changed.
@@ -308,29 +315,39 @@ func (r *reflectors) mapping() string {
 }
 
 // startReflectors answers on two ports of a relay, so that clients can tell
-// how their NAT maps.
+// how their NAT maps, and what it lets in.
 func (h *Host) startReflectors() ([]string, error) {
-	var features []string
-	for i := range 2 {
-		port := uint16(0)
-		if h.cfg.Listen == nil {
-			port = RelayPort + 1 + uint16(i)
+	features := []string{wishFeature}
+	ips := h.bindIPs()
+	var ports [2]uint16 // the same for both families, so that one number names both
+	if h.cfg.Listen == nil {
+		ports = [2]uint16{RelayPort + 1, RelayPort + 2}
+	}
+	for _, network := range [...]string{"udp4", "udp6"} {
+		ip, ok := ips[network]
+		if !ok {
+			continue
 		}
-		for network, ip := range h.bindIPs() {
+		var conns [2]*udp.Conn
+		for i, port := range ports {
 			c, err := udp.Listen(network, netip.AddrPortFrom(ip, port))
 			if err != nil {
 				if network == "udp6" {
 					continue
 				}
+				if conns[0] != nil {
+					_ = conns[0].Close()
+				}
 				return nil, fmt.Errorf("%w on UDP port %d for the reflector: %w", ErrBind, port, err)
 			}
-			r := relay.NewReflector(c)
-			h.reflecting = append(h.reflecting, r)
-			if network == "udp4" || port != 0 {
-				f := reflectFeature + strconv.Itoa(int(c.LocalAddr().Port()))
-				if !slices.Contains(features, f) {
-					features = append(features, f)
-				}
+			conns[i], ports[i] = c, c.LocalAddr().Port()
+			if f := reflectFeature + strconv.Itoa(int(ports[i])); !slices.Contains(features, f) {
+				features = append(features, f)
+			}
+		}
+		for i, c := range conns {
+			if c != nil {
+				h.reflecting = append(h.reflecting, relay.NewReflector(c, conns[1-i]))
 			}
 		}
 	}

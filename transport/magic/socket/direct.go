@@ -139,6 +139,9 @@ func (s *Socket) receiveUDP(from netip.AddrPort, ecn byte, b []byte) {
 		// data that the answer sets free, which is not taken from an address that
 		// has not answered (PATH-8).
 		p.mu.Lock()
+		if p.machine.State(id) != path.Valid {
+			p.trace(Trace{Kind: TraceKnocked, Addr: from})
+		}
 		p.candidate(from)
 		p.apply()
 		p.mu.Unlock()
@@ -338,6 +341,7 @@ func (p *peer) call(now time.Time) {
 	p.s.tcp.tell(&msg)
 	for _, id := range p.machine.IDs() {
 		if id.Kind() == path.Relayed && p.machine.State(id) != path.Dead {
+			p.trace(Trace{Kind: TraceCalled, Addrs: msg.Addrs, Relay: id.Relay})
 			p.s.sendDisco(id, p.key, disco.Hello{TxID: disco.NewTxID(), BootID: p.s.boot})
 			msg.TxID = disco.NewTxID()
 			p.s.sendDisco(id, p.key, msg)
@@ -357,6 +361,7 @@ func (p *peer) calledBy(m disco.CallMeMaybe) {
 	}
 	p.mu.Lock()
 	now := p.s.time(p.s.now())
+	p.trace(Trace{Kind: TraceHeard, Addrs: m.Addrs, Peer: m.Network})
 	p.asked(m)
 	if now.Sub(p.called) > callEvery {
 		p.call(now)
@@ -372,10 +377,12 @@ func (p *peer) asked(m disco.CallMeMaybe) {
 	for _, a := range m.Addrs[:min(len(m.Addrs), maxCandidates)] {
 		// A candidate costs seven probes in its first second (PATH-16).
 		if perIP[a.Addr()] += 7; perIP[a.Addr()] > maxProbesPerIP {
+			p.trace(Trace{Kind: TraceRefused, Addr: a, Reason: "too many ports of one address"})
 			continue
 		}
 		if !p.mayProbe(a, slices.Concat(m.Addrs, m.TCP)) {
 			p.s.stats.refusedAddrs.Add(1)
+			p.trace(Trace{Kind: TraceRefused, Addr: a, Reason: "private, and the peer is on another network"})
 			continue
 		}
 		p.candidate(a)
@@ -387,6 +394,7 @@ func (p *peer) asked(m disco.CallMeMaybe) {
 func (p *peer) candidate(a netip.AddrPort) {
 	if !p.probeable(a) {
 		p.s.stats.refusedAddrs.Add(1)
+		p.trace(Trace{Kind: TraceRefused, Addr: a, Reason: "no address of a peer, or of a family without a socket here"})
 		return
 	}
 	p.machine.Found(p.s.time(p.s.now()), path.ID{Addr: a}, false)

@@ -507,9 +507,11 @@ func (p *peer) sendPing(id path.ID, size int, wide, aside bool) {
 	} else {
 		if p.machine.State(id) == path.Probing && !p.s.probes.Allow() {
 			p.s.stats.probesHeld.Add(1)
+			p.trace(Trace{Kind: TraceHeld, Addr: id.Addr})
 			return
 		}
 		p.s.stats.probes.Add(1)
+		p.trace(Trace{Kind: TraceProbed, Addr: id.Addr})
 		box, err = p.s.id.SealIntroduction(nil, p.key, ping.Sized(disco.Introduction, size))
 	}
 	if err != nil {

@@ -68,6 +68,9 @@ type Config struct {
 	// Events, when set, hears of every change of a peer's paths. It must not
 	// block and must not call the Socket.
 	Events func(peer relay.Key, ev path.Event)
+	// Trace, when set, hears what is tried to reach a peer; nothing is told of
+	// packets on paths that work. It must not block and must not call the Socket.
+	Trace func(peer relay.Key, t Trace)
 	// UDP are the sockets of the direct paths, one for each family; none for a
 	// node that uses relays only. The Socket closes them.
 	UDP []*udp.Conn
@@ -317,8 +320,10 @@ func (s *Socket) AddRelay(ctx context.Context, k, via relay.Key) error {
 		return errors.New("magic socket: peer not dialled")
 	}
 	if err := s.cfg.Relays.Ensure(ctx, via); err != nil {
+		p.trace(Trace{Kind: TraceRelayDown, Relay: via, Err: err})
 		return fmt.Errorf("link to relay %s: %w", via, err)
 	}
+	p.trace(Trace{Kind: TraceRelayUp, Relay: via})
 	s.found(p, via)
 	return nil
 }
@@ -447,6 +452,7 @@ func (s *Socket) LinkDown(via relay.Key) {
 // came on this link (PATH-8).
 func (s *Socket) PeerGone(via, k relay.Key) {
 	if p := s.peer(k); p != nil {
+		p.trace(Trace{Kind: TraceGone, Relay: via})
 		p.lost(path.ID{Relay: via}, "peer not at this relay", true)
 	}
 }
@@ -528,9 +534,14 @@ func (s *Socket) receiveDisco(via, from relay.Key, payload []byte) {
 
 // consider admits a peer whose box came over a relay, if it may be (PATH-13).
 func (s *Socket) consider(p *peer) {
-	if !p.admitted.Load() && (s.cfg.Disclose == nil || s.cfg.Disclose(p.key)) {
-		p.admit()
+	if p.admitted.Load() {
+		return
 	}
+	if s.cfg.Disclose == nil || s.cfg.Disclose(p.key) {
+		p.admit()
+		return
+	}
+	p.trace(Trace{Kind: TraceWithheld})
 }
 
 // ReadFrom implements net.PacketConn.

@@ -285,6 +285,7 @@ func (t *tcpPaths) dial(ctx context.Context, p *peer, to netip.AddrPort, window 
 	conn, err := tcp.Dial(ctx, from.LocalAddr(), to)
 	if err != nil {
 		t.s.log.Debug("TCP not through", "peer", p.key, "addr", to, "err", err)
+		p.trace(Trace{Kind: TraceDialled, Addr: to, Err: err})
 		return nil
 	}
 	return t.take(conn, p)
