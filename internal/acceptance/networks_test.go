@@ -339,7 +339,7 @@ func TestPATH33EveryNetworkReachesEvery(t *testing.T) {
 			text, err := json.Marshal(d)
 			require.NoError(t, err)
 			t.Logf("%s:%s %s", pair.From, pair.To, text)
-			if d.Connected && d.Direct == nil {
+			if d.Connected && d.Direct == nil && d.Why != "late" {
 				assert.Contains(t, reasonsOf(pair.From, pair.To), d.Why, "%s:%s", pair.From, pair.To)
 			}
 			if d.Direct == nil {
