@@ -383,6 +383,9 @@ func writeVectors(t *testing.T) {
 	boot := disco.BootID([]byte{0, 0, 1, 0x8b, 0xcf, 0xe5, 0x68, 0, 1, 2, 3, 4, 5, 6, 7, 8})
 	p := disco.Ping{TxID: tx, BootID: boot}
 	call := disco.CallMeMaybe{TxID: tx, BootID: boot, Addrs: []netip.AddrPort{v4, v6}, Homes: [][32]byte{{31: 1}}}
+	hard := call
+	hard.Network = disco.Network{IPv4: disco.MappingDependent, IPv6: disco.MappingNone}
+	hard.Punch = disco.Punch{State: disco.PunchOpen, Ports: []uint16{4242, 40001}}
 	var out []vector
 	for _, s := range []struct {
 		name string
@@ -397,6 +400,7 @@ func writeVectors(t *testing.T) {
 		{"cold ping", disco.Introduction, p},
 		{"ping of 128 bytes", disco.Direct, p.Sized(disco.Direct, 128)},
 		{"pong", disco.Direct, disco.Pong{TxID: tx, BootID: boot, Observed: v4}},
+		{"call-me-maybe with extensions", disco.Relayed, hard},
 	} {
 		v := vector{
 			Name: s.name, Kind: int(s.kind),

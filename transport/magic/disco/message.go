@@ -100,6 +100,11 @@ type CallMeMaybe struct {
 	BootID BootID
 	Addrs  []netip.AddrPort // at most MaxAddrs
 	Homes  [][32]byte       // keys of the sender's home relays, at most MaxHomes (PATH-29)
+
+	// What follows is left out of the packet while it is zero.
+
+	Network Network // what the sender knows of its way out
+	Punch   Punch   // what it does about a hard NAT (PATH-23)
 }
 
 // PathGone says that packets sent to Addr no longer reach the sender.
@@ -158,7 +163,7 @@ func (m CallMeMaybe) append(dst []byte) ([]byte, error) {
 	for _, key := range m.Homes {
 		dst = append(dst, key[:]...)
 	}
-	return dst, nil
+	return m.appendExtensions(dst)
 }
 
 func (m PathGone) append(dst []byte) ([]byte, error) {
@@ -178,7 +183,8 @@ func appendStamp(dst []byte, typ byte, tx TxID, boot BootID) []byte {
 func AppendMessage(dst []byte, m Message) ([]byte, error) { return m.append(dst) }
 
 // ParseMessage reads the plain form of a message. It takes exactly what
-// AppendMessage makes.
+// AppendMessage makes, but for extensions of a CallMeMaybe that it does not
+// know: those it skips.
 func ParseMessage(b []byte) (Message, error) {
 	r := reader{rest: b}
 	t := r.byte()
@@ -259,6 +265,7 @@ func (r *reader) callMeMaybe(tx TxID, boot BootID) CallMeMaybe {
 		copy(key[:], r.take(len(key)))
 		m.Homes = append(m.Homes, key)
 	}
+	r.extensions(&m)
 	return m
 }
 

@@ -26,6 +26,11 @@ func samples() map[string]disco.Message {
 	for i := range disco.MaxHomes {
 		full.Homes = append(full.Homes, [32]byte{byte(i)})
 	}
+	full.Network = disco.Network{IPv4: disco.MappingDependent, IPv6: disco.MappingNone, NoUDP: true}
+	full.Punch.State = disco.PunchOpen
+	for i := range disco.MaxPorts {
+		full.Punch.Ports = append(full.Punch.Ports, uint16(65535-i))
+	}
 	return map[string]disco.Message{
 		"ping":                   disco.Ping{TxID: tx, BootID: boot},
 		"padded ping":            disco.Ping{TxID: tx, BootID: boot, Padding: 7},
@@ -34,6 +39,8 @@ func samples() map[string]disco.Message {
 		"call-me-maybe":          disco.CallMeMaybe{TxID: tx, BootID: boot, Addrs: []netip.AddrPort{v4, v6}, Homes: [][32]byte{{1}, {2}}},
 		"empty call-me-maybe":    disco.CallMeMaybe{TxID: tx, BootID: boot},
 		"full call-me-maybe":     full,
+		"call-me-maybe, network": disco.CallMeMaybe{TxID: tx, BootID: boot, Network: disco.Network{IPv4: disco.MappingIndependent}},
+		"call-me-maybe, punched": disco.CallMeMaybe{TxID: tx, BootID: boot, Punch: disco.Punch{State: disco.PunchDone}},
 		"path gone":              disco.PathGone{TxID: tx, BootID: boot, Addr: v6},
 		"path gone, all of them": disco.PathGone{TxID: tx, BootID: boot},
 		"hello":                  disco.Hello{TxID: tx, BootID: boot},
@@ -48,9 +55,12 @@ func TestMessagesReturn(t *testing.T) {
 		require.NoError(t, err, name)
 		require.Equal(t, m, back, name)
 		for n := range raw {
-			if _, err := disco.ParseMessage(raw[:n]); err == nil {
+			if less, err := disco.ParseMessage(raw[:n]); err == nil {
+				again, err := disco.AppendMessage(nil, less)
+				require.NoError(t, err, name)
 				_, ping := m.(disco.Ping)
-				require.True(t, ping && n >= 29, "%s cut to %d bytes is taken", name, n)
+				_, call := m.(disco.CallMeMaybe)
+				require.True(t, ping && n >= 29 || call && len(again) == n, "%s cut to %d bytes is taken", name, n)
 			}
 		}
 		if _, ping := m.(disco.Ping); !ping {
@@ -85,9 +95,37 @@ func TestParseRefuses(t *testing.T) {
 		"17 addresses":        append(append(stamped(3, 17), bytes.Repeat(addr("198.51.100.7:1"), 17)...), 0),
 		"5 homes":             append(stamped(3, 0, 5), make([]byte, 5*32)...),
 		"255 addresses, none": stamped(3, 255),
+		"extension cut":       stamped(3, 0, 0, 9, 2, 0),
+		"extension, no size":  stamped(3, 0, 0, 9),
+		"short network":       stamped(3, 0, 0, 1, 2, 0, 0),
+		"network twice":       stamped(3, 0, 0, 1, 3, 0, 0, 0, 1, 3, 0, 0, 0),
+		"empty punch":         stamped(3, 0, 0, 2, 0),
+		"half a port":         stamped(3, 0, 0, 2, 2, 1, 0),
+		"17 ports":            stamped(3, append([]byte{0, 0, 2, 35, 1}, make([]byte, 34)...)...),
 	} {
 		_, err := disco.ParseMessage(raw)
 		require.ErrorIs(t, err, disco.ErrMalformed, name)
+	}
+}
+
+// What later versions say in a CallMeMaybe does not keep this one from reading
+// the rest.
+func TestExtensionsAreSkipped(t *testing.T) {
+	plain, err := disco.AppendMessage(nil, disco.CallMeMaybe{})
+	require.NoError(t, err)
+	for name, c := range map[string]struct {
+		extensions []byte
+		want       disco.CallMeMaybe
+	}{
+		"unknown ones":          {[]byte{200, 1, 7, 200, 0}, disco.CallMeMaybe{}},
+		"known behind unknown":  {[]byte{200, 0, 1, 3, 2, 3, 1}, disco.CallMeMaybe{Network: disco.Network{IPv4: 2, IPv6: 3, NoUDP: true}}},
+		"longer, unknown flags": {[]byte{1, 4, 2, 3, 0xfe, 9}, disco.CallMeMaybe{Network: disco.Network{IPv4: 2, IPv6: 3}}},
+		"unknown mapping":       {[]byte{1, 3, 4, 255, 0}, disco.CallMeMaybe{}},
+		"unknown state":         {[]byte{2, 3, 3, 0, 9}, disco.CallMeMaybe{}},
+	} {
+		m, err := disco.ParseMessage(append(bytes.Clone(plain), c.extensions...))
+		require.NoError(t, err, name)
+		require.Equal(t, c.want, m, name)
 	}
 }
 
@@ -97,6 +135,9 @@ func TestAppendRefuses(t *testing.T) {
 		"too many addresses": disco.CallMeMaybe{Addrs: make([]netip.AddrPort, disco.MaxAddrs+1)},
 		"too many homes":     disco.CallMeMaybe{Homes: make([][32]byte, disco.MaxHomes+1)},
 		"no address":         disco.CallMeMaybe{Addrs: make([]netip.AddrPort, 1)},
+		"mapping":            disco.CallMeMaybe{Network: disco.Network{IPv6: 4}},
+		"too many ports":     disco.CallMeMaybe{Punch: disco.Punch{State: 1, Ports: make([]uint16, disco.MaxPorts+1)}},
+		"punch state":        disco.CallMeMaybe{Punch: disco.Punch{State: 3}},
 		"zone":               disco.PathGone{Addr: zone},
 		"negative padding":   disco.Ping{Padding: -1},
 		"huge padding":       disco.Ping{Padding: disco.MaxPacket + 1},
@@ -111,6 +152,9 @@ func FuzzParseMessage(f *testing.F) {
 		raw, err := disco.AppendMessage(nil, m)
 		require.NoError(f, err)
 		f.Add(raw)
+		if _, call := m.(disco.CallMeMaybe); call {
+			f.Add(append(raw, 200, 2, 1, 2))
+		}
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		m, err := disco.ParseMessage(raw)
@@ -122,6 +166,12 @@ func FuzzParseMessage(f *testing.F) {
 			return // padding no packet could hold
 		}
 		require.NoError(t, err)
+		if _, call := m.(disco.CallMeMaybe); call { // unknown extensions are gone
+			again, err := disco.ParseMessage(back)
+			require.NoError(t, err)
+			require.Equal(t, m, again)
+			return
+		}
 		require.Equal(t, raw, back)
 	})
 }
