@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strconv"
 
 	ma "github.com/multiformats/go-multiaddr"
 
@@ -163,7 +164,7 @@ func wayOf(a ma.Multiaddr) int {
 		return wayQUIC
 	case len(a) != 2 || a[1].Code() != ma.P_TCP:
 		return wayOther
-	case a[1].Value() == fmt.Sprint(web.Port):
+	case a[1].Value() == strconv.Itoa(web.Port):
 		return wayTCP443
 	}
 	return wayTCP

@@ -191,7 +191,7 @@ func reply(w http.ResponseWriter, status int, body any) {
 		w.Header().Set("Content-Type", "application/json")
 	}
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body)
+	_ = json.NewEncoder(w).Encode(body) //nolint:errchkjson // maps of strings and the like
 }
 
 func (a *Authority) nonce() string {
@@ -217,13 +217,23 @@ var errNonce = errors.New("this nonce was not given out, or is used up")
 
 // open checks the signature, nonce and URL of a request.
 func (a *Authority) open(hr *http.Request) (*request, error) {
-	var jws struct{ Protected, Payload, Signature string }
+	var jws struct {
+		Protected string `json:"protected"`
+		Payload   string `json:"payload"`
+		Signature string `json:"signature"`
+	}
 	if err := json.NewDecoder(http.MaxBytesReader(nil, hr.Body, maxRequest)).Decode(&jws); err != nil {
 		return nil, err
 	}
 	var head struct {
-		Alg, Nonce, URL, Kid string
-		JWK                  *struct{ Crv, X, Y string }
+		Alg   string `json:"alg"`
+		Nonce string `json:"nonce"`
+		URL   string `json:"url"`
+		Kid   string `json:"kid"`
+		JWK   *struct {
+			X string `json:"x"`
+			Y string `json:"y"`
+		} `json:"jwk"`
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(jws.Protected)
 	if err != nil {
@@ -310,7 +320,10 @@ func (a *Authority) account(r *request) (int, any, error) {
 
 func (a *Authority) newOrder(r *request) (int, any, error) {
 	var ask struct {
-		Identifiers []struct{ Type, Value string }
+		Identifiers []struct {
+			Type  string `json:"type"`
+			Value string `json:"value"`
+		} `json:"identifiers"`
 	}
 	if err := json.Unmarshal(r.payload, &ask); err != nil {
 		return 0, nil, err
@@ -423,7 +436,9 @@ func (a *Authority) validate(ctx context.Context, r *request) error {
 }
 
 func (a *Authority) finalize(r *request) (int, any, error) {
-	var ask struct{ CSR string }
+	var ask struct {
+		CSR string `json:"csr"`
+	}
 	if err := json.Unmarshal(r.payload, &ask); err != nil {
 		return 0, nil, err
 	}

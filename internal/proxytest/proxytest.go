@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -132,7 +133,7 @@ func (s *Server) socks(c net.Conn, r *bufio.Reader) (net.Conn, error) {
 	if s.cfg.User != "" {
 		method = 2
 	}
-	if !contains(methods, method) {
+	if !slices.Contains(methods, method) {
 		_, _ = c.Write([]byte{5, 0xff})
 		return nil, errors.New("no method")
 	}
@@ -200,13 +201,4 @@ func (s *Server) block(r *bufio.Reader, skip int) ([]byte, error) {
 	b := make([]byte, head[skip])
 	_, err := io.ReadFull(r, b)
 	return b, err
-}
-
-func contains(list []byte, b byte) bool {
-	for _, x := range list {
-		if x == b {
-			return true
-		}
-	}
-	return false
 }
