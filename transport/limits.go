@@ -19,6 +19,12 @@ const (
 	newConnsPerBlock = 4 // times as many for the IPv6 block of a provider's customer
 )
 
+// maxHandshakes is how many connections that others open may be coming up at a
+// relay. When all its clients come at once, those it takes are up within about
+// a second on one processor, and the others, turned away, come again. Were all
+// taken, none would be up before its time is over, over and over again.
+const maxHandshakes = 512
+
 // newResourceManager bounds what others can make libp2p hold.
 func newResourceManager(relay bool) (network.ResourceManager, error) {
 	per := rate.Limit{RPS: newConnsPerAddr, Burst: newConnsAtOnce}
@@ -54,6 +60,9 @@ func resourceLimits(relay bool) rcmgr.ConcreteLimitConfig {
 		Conns: rcmgr.LimitVal(conns / 4), ConnsInbound: rcmgr.LimitVal(conns / 4), ConnsOutbound: rcmgr.LimitVal(conns / 4),
 		Streams: rcmgr.LimitVal(streams / 4), StreamsInbound: rcmgr.LimitVal(streams / 4), StreamsOutbound: rcmgr.LimitVal(streams / 4),
 		FD: rcmgr.LimitVal(conns / 4), Memory: 512 << 20,
+	}
+	if relay {
+		transient.ConnsInbound = maxHandshakes
 	}
 	perPeer := rcmgr.ResourceLimits{
 		Conns: 16, ConnsInbound: 8, ConnsOutbound: 8,

@@ -47,11 +47,11 @@ type links struct {
 	mu       sync.Mutex
 	known    []relay.Key
 	observed map[relay.Key]string // where each relay sees this node
-	broken   map[relay.Key]bool   // relays whose last link ended
+	broken   map[relay.Key]error  // relays whose last link ended, and why
 }
 
 func newLinks(h *Host) *links {
-	l := &links{h: h, observed: make(map[relay.Key]string), broken: make(map[relay.Key]bool)}
+	l := &links{h: h, observed: make(map[relay.Key]string), broken: make(map[relay.Key]error)}
 	l.live.Store(new([]relay.Key))
 	return l
 }
@@ -164,8 +164,8 @@ func (l *links) add(keys ...relay.Key) {
 	}
 }
 
-// setLive notes which links are up.
-func (l *links) setLive(k relay.Key, up bool) {
+// setLive notes which links are up, and why one is not.
+func (l *links) setLive(k relay.Key, up bool, cause error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	list := slices.DeleteFunc(slices.Clone(*l.live.Load()), func(o relay.Key) bool { return o == k })
@@ -176,7 +176,7 @@ func (l *links) setLive(k relay.Key, up bool) {
 		if len(l.broken) >= maxKnown {
 			clear(l.broken)
 		}
-		l.broken[k] = true
+		l.broken[k] = cause
 		delete(l.observed, k)
 	}
 	l.live.Store(&list)
@@ -208,11 +208,11 @@ func (l *links) dial(ctx context.Context, k relay.Key) (relay.Stream, error) {
 	}
 	c := l.h.stockConn(p)
 	l.mu.Lock()
-	broken := l.broken[k]
+	cause, broken := l.broken[k]
 	l.mu.Unlock()
 	l.h.libp2p.ConnManager().Protect(p, protectLink)
 	if c != nil && broken {
-		return l.redial(ctx, p, c)
+		return l.redial(ctx, p, c, cause)
 	}
 	if c == nil {
 		if c, err = l.h.stock(ctx, p, l.h.book.get(p)); err != nil {
@@ -225,14 +225,16 @@ func (l *links) dial(ctx context.Context, k relay.Key) (relay.Stream, error) {
 // redial opens the stream after a link broke. A connection that is left, by
 // QUIC as a rule, may have outlived a change of address or be as dead as the
 // link: it has to answer, and races against new ones. Those begin at three
-// moments, since the change may not be over and swallow the first.
-func (l *links) redial(ctx context.Context, p peer.ID, left network.Conn) (relay.Stream, error) {
+// moments, since the change may not be over and swallow the first. A relay that
+// fell silent was perhaps only slow, and is so to all its clients: what is left
+// costs it least to go on with, and has a start; and one new one is enough.
+func (l *links) redial(ctx context.Context, p peer.ID, left network.Conn, cause error) (relay.Stream, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	type result struct {
 		s   network.Stream
 		err error
 	}
-	results := make(chan result, 4)
+	begin, results := time.Now(), make(chan result, 4)
 	var tries sync.WaitGroup
 	try := func(open func() (network.Stream, error)) {
 		tries.Go(func() {
@@ -240,8 +242,18 @@ func (l *links) redial(ctx context.Context, p peer.ID, left network.Conn) (relay
 			results <- result{s, err}
 		})
 	}
-	try(func() (network.Stream, error) { return openAnswered(ctx, left, RelayProtocol) })
-	for _, after := range [...]time.Duration{0, redialAgain, 3 * redialAgain} {
+	try(func() (network.Stream, error) {
+		s, err := openAnswered(ctx, left, RelayProtocol)
+		if errors.Is(err, context.DeadlineExceeded) {
+			_ = left.Close() // else it would be tried first again
+		}
+		return s, err
+	})
+	begins := []time.Duration{0, redialAgain, 3 * redialAgain}
+	if errors.Is(cause, relay.ErrSilent) {
+		begins = []time.Duration{2 * redialAgain}
+	}
+	for _, after := range begins {
 		try(func() (network.Stream, error) {
 			timer := time.NewTimer(after)
 			defer timer.Stop()
@@ -271,15 +283,11 @@ func (l *links) redial(ctx context.Context, p peer.ID, left network.Conn) (relay
 		won := r.s.Conn()
 		l.h.wg.Go(func() { // the others are late
 			for r := range results {
-				if r.err != nil {
-					continue
-				}
-				c := r.s.Conn()
-				_ = r.s.Reset()
-				if c != won && len(c.GetStreams()) == 0 { // a relay takes only so many of one peer
-					_ = c.Close()
+				if r.err == nil {
+					_ = r.s.Reset()
 				}
 			}
+			l.h.dropLosers(won, begin)
 		})
 		return r.s, nil
 	}
@@ -290,7 +298,7 @@ func (l *links) redial(ctx context.Context, p peer.ID, left network.Conn) (relay
 // changed hears of links made and lost.
 func (l *links) changed(k relay.Key, up bool, cause error) {
 	h := l.h
-	l.setLive(k, up)
+	l.setLive(k, up, cause)
 	if up {
 		l.ups.notify()
 		h.log.Info("relay link up", "relay", k)
@@ -302,19 +310,26 @@ func (l *links) changed(k relay.Key, up bool, cause error) {
 		h.reflectors.forget(k)
 		if p, err := magic.PeerID(k); err == nil {
 			h.libp2p.ConnManager().Unprotect(p, protectLink)
-			if errors.Is(cause, relay.ErrSilent) {
-				h.wg.Go(func() { h.dropStock(p) })
-			}
 		}
 	}
 	h.publish()
 }
 
-// dropStock closes connections that no longer answer, so that the next attempt
-// makes a new one.
-func (h *Host) dropStock(p peer.ID) {
-	for _, c := range h.libp2p.Network().ConnsToPeer(p) {
-		if !isMagic(c) {
+// dropLosers closes what a redial has left behind since it began, but for the
+// connection that won: those that do not answer, and those that were made beside
+// it and carry nothing once identify is done. A relay takes only so many of one
+// peer.
+func (h *Host) dropLosers(won network.Conn, begin time.Time) {
+	timer := time.NewTimer(silentAfter)
+	defer timer.Stop()
+	h.dropSilent(won)
+	select {
+	case <-timer.C:
+	case <-h.ctx.Done():
+		return // all are closed
+	}
+	for _, c := range h.libp2p.Network().ConnsToPeer(won.RemotePeer()) {
+		if c != won && !isMagic(c) && !h.gater.inbound(c) && c.Stat().Opened.After(begin) && len(c.GetStreams()) == 0 {
 			_ = c.Close()
 		}
 	}

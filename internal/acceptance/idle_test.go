@@ -60,8 +60,19 @@ func idlers(cfg roamConfig, log *slog.Logger) error {
 		if err := h.Start(ctx); err != nil {
 			return err
 		}
-		if err := idleSession(ctx, h, target); err != nil {
-			return fmt.Errorf("host %d: %w", i, err)
+		// How it dials is for other tests: a relay that falls behind on a busy
+		// machine is here again soon.
+		const tries = 5
+		for n := 1; ; n++ {
+			err := idleSession(ctx, h, target)
+			if err == nil {
+				break
+			}
+			log.Warn("session not opened", "err", err)
+			if n == tries {
+				return fmt.Errorf("host %d, dialled %d times: %w", i, tries, err)
+			}
+			time.Sleep(time.Second)
 		}
 	}
 	ended := inputEnds()
@@ -109,10 +120,12 @@ func TestIdleSessions(t *testing.T) {
 	time.Sleep(11 * time.Second) // what it holds alone
 	alone := a.holds()
 	begin := time.Now()
+	again := 0
 	for _, name := range names {
-		newRoamer(t, lab.Host(name), roamConfig{Join: join, Idle: *idleCount / hosts, PeerID: a.ready.PeerID})
+		r := newRoamer(t, lab.Host(name), roamConfig{Join: join, Idle: *idleCount / hosts, PeerID: a.ready.PeerID})
+		again += r.logged("session not opened")
 	}
-	t.Logf("%d sessions after %s", *idleCount/hosts*hosts, time.Since(begin).Round(time.Second))
+	t.Logf("%d sessions after %s, %d dials made again", *idleCount/hosts*hosts, time.Since(begin).Round(time.Second), again)
 	time.Sleep(goCold)
 	all := newCapture(t, lab.Host("a"))
 	time.Sleep(look)

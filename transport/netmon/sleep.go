@@ -5,7 +5,10 @@ import "time"
 // Between two checks a second apart, more than this is sleep.
 const (
 	maxParting = 2 * time.Second // of the wall clock from the monotonic one, which stands still in sleep
-	maxLate    = 5 * time.Second // from check to check, where it does not stand still
+	// From check to check, where it does not stand still. A process that a busy
+	// machine lets wait for a few seconds did not sleep, and would only add to its
+	// work; what was silent for longer than this is lost anyway.
+	maxLate = 20 * time.Second
 )
 
 // reading is one look at both clocks.
