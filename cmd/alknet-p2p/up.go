@@ -75,15 +75,15 @@ func (f *nodeFlags) add(cmd *cobra.Command) {
 }
 
 func (a *app) up(ctx context.Context, f upFlags) error {
+	if err := f.node.proxy.check(); err != nil {
+		return err
+	}
 	h, err := a.home()
 	if err != nil {
 		return err
 	}
 	cfg, err := readConfig(h.config())
 	if err != nil {
-		return err
-	}
-	if err := f.node.proxy.check(); err != nil {
 		return err
 	}
 	if !cfg.Relay && !f.node.relay && (f.node.domain != "" || f.node.tlsCert != "" || f.node.tlsKey != "") {
