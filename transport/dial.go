@@ -324,8 +324,8 @@ func (h *Host) stock(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (netw
 	}
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	addrs = slices.Clone(addrs[:min(len(addrs), maxDialed)])
-	slices.SortStableFunc(addrs, func(a, b ma.Multiaddr) int { return linkRank(a) - linkRank(b) })
+	addrs = linkOrder(addrs)
+	addrs = addrs[:min(len(addrs), maxDialed)]
 	errc := make(chan error, len(addrs))
 	for i, a := range addrs {
 		h.wg.Go(func() { errc <- h.dialAddr(ctx, p, a, time.Duration(i)*stagger) })
@@ -355,7 +355,7 @@ func (h *Host) stock(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (netw
 	return nil, errors.Join(errs...)
 }
 
-// linkRank orders addresses for relay links: TCP carries more than QUIC there.
+// linkRank orders connections for relay links: TCP carries more than QUIC there.
 func linkRank(a ma.Multiaddr) int {
 	if len(a) == 2 && a[1].Protocol().Code == ma.P_TCP {
 		return 0
@@ -378,7 +378,7 @@ func (h *Host) dialAddr(ctx context.Context, p peer.ID, a ma.Multiaddr, after ti
 			return context.Cause(ctx)
 		}
 	}
-	addrs, err := madns.DefaultResolver.Resolve(ctx, a)
+	addrs, err := h.resolve(ctx, a)
 	if err != nil {
 		return fmt.Errorf("resolve %s: %w", a, err)
 	}
@@ -397,6 +397,14 @@ func (h *Host) dialAddr(ctx context.Context, p peer.ID, a ma.Multiaddr, after ti
 		return h.offer(ctx, c)
 	}
 	return err
+}
+
+// resolve replaces a name by addresses, unless the transport does it itself.
+func (h *Host) resolve(ctx context.Context, a ma.Multiaddr) ([]ma.Multiaddr, error) {
+	if s, ok := h.swarm.TransportForDialing(a).(transport.SkipResolver); ok && s.SkipResolve(ctx, a) {
+		return []ma.Multiaddr{a}, nil
+	}
+	return madns.DefaultResolver.Resolve(ctx, a)
 }
 
 // offer brings a connection dialled here into the swarm and waits until it is
