@@ -411,14 +411,14 @@ func (inert) Listen(ma.Multiaddr) (transport.Listener, error) {
 func (inert) Protocols() []int { return []int{Code} }
 func (inert) Proxy() bool      { return false }
 
-// quicConfig is used on both sides (PATH-2). Packets never grow beyond what
-// every path carries (PATH-9). A peer that is gone without a word is missed
+// quicConfig is used on both sides (PATH-2). Packets are of one size from the
+// first on: the socket sees to it that every path carries them (PATH-9). A peer that is gone without a word is missed
 // after 20 to 30 s, the keep-alive that got no answer included; shorter times
 // would end streams over outages that people sit out.
 func quicConfig() *quic.Config {
 	return &quic.Config{
 		Versions:                   []quic.Version{quic.Version1},
-		InitialPacketSize:          1200,
+		InitialPacketSize:          socket.MaxPacket,
 		DisablePathMTUDiscovery:    true,
 		HandshakeIdleTimeout:       10 * time.Second,
 		MaxIdleTimeout:             20 * time.Second,

@@ -13,7 +13,7 @@ import (
 // Limits of messages.
 const (
 	// MaxPacket is the size of the largest packet, in bytes (PATH-9).
-	MaxPacket = 1232
+	MaxPacket = 1452
 	// MaxAddrs bounds the addresses in a CallMeMaybe.
 	MaxAddrs = 16
 	// MaxHomes bounds the home relays in a CallMeMaybe.

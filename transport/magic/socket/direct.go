@@ -117,6 +117,10 @@ func (s *Socket) receiveUDP(from netip.AddrPort, ecn byte, b []byte) {
 		s.deliver(p, path.ID{Addr: from}, ecn, b)
 		return
 	}
+	if b[0] == halfByte {
+		s.receiveHalf(from, ecn, b)
+		return
+	}
 	kind, ok := disco.KindOf(b)
 	if !ok {
 		if s.cfg.Other != nil {
@@ -167,9 +171,13 @@ func (s *Socket) deliver(p *peer, id path.ID, ecn byte, b []byte) {
 		s.stats.tooLarge.Add(1)
 		return
 	}
-	s.arrived(p, id, len(b))
 	buf := s.buffers.Get().(*[MaxPacket]byte)
-	n := copy(buf[:], b)
+	s.deliverBuf(p, id, ecn, buf, copy(buf[:], b))
+}
+
+// deliverBuf is deliver for a packet of n bytes in a buffer of the pool.
+func (s *Socket) deliverBuf(p *peer, id path.ID, ecn byte, buf *[MaxPacket]byte, n int) {
+	s.arrived(p, id, n)
 	select {
 	case s.queue <- packet{b: buf[:n], segment: n, buf: buf, ecn: ecn, from: p.addr}:
 	default:
@@ -248,15 +256,18 @@ func (s *Socket) udpFor(v6 bool) *udp.Conn {
 }
 
 // sendDirect gives a packet, or several of size segment, to an address. What
-// cannot leave is lost, as on any network; any other answer would end QUIC.
-func (s *Socket) sendDirect(b []byte, to netip.AddrPort, segment int, ecn byte) {
+// cannot leave is lost, as on any network: the error is counted and must not
+// reach QUIC, which would end.
+func (s *Socket) sendDirect(b []byte, to netip.AddrPort, segment int, ecn byte) error {
 	c := s.udpFor(to.Addr().Is6())
 	if c == nil {
-		return
+		return udp.ErrUnreachable
 	}
-	if err := c.Write(b, to, segment, ecn); err != nil {
+	err := c.Write(b, to, segment, ecn)
+	if err != nil {
 		s.stats.noPath.Add(1)
 	}
+	return err
 }
 
 // sources limits introductions by where they come from (PATH-14).

@@ -14,3 +14,10 @@ func (s *Socket) Quiet(k relay.Key) time.Duration { return time.Duration(s.peer(
 func (s *Socket) WriteTrain(b []byte, to netip.AddrPort, segment int) error {
 	return s.udpFor(to.Addr().Is6()).Write(b, to, segment, 0)
 }
+
+// Wide tells whether packets to the peer take a direct path whole.
+func (s *Socket) Wide(k relay.Key) bool {
+	p := s.peer(k)
+	id, _, _, ok := s.Path(k)
+	return ok && p.isWide(id.Addr)
+}

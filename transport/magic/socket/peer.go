@@ -49,32 +49,39 @@ type peer struct {
 	unanswered atomic.Int64
 	due        atomic.Int64 // when the loop looks next; 0 when it does not run
 	pins       atomic.Int32
-	settled    atomic.Bool  // the best path is valid
-	direct     atomic.Bool  // and it is direct
-	admitted   atomic.Bool  // may know our addresses (PATH-13)
-	doubted    atomic.Int64 // when a packet last came over another path than our direct one
-	owing      atomic.Bool  // a pong ended a silence in which packets were lost
+	settled    atomic.Bool                      // the best path is valid
+	direct     atomic.Bool                      // and it is direct
+	admitted   atomic.Bool                      // may know our addresses (PATH-13)
+	doubted    atomic.Int64                     // when a packet last came over another path than our direct one
+	owing      atomic.Bool                      // a pong ended a silence in which packets were lost
+	wide       atomic.Pointer[[]netip.AddrPort] // direct paths that carry MaxPacket
+	wideSent   atomic.Int64                     // packets for whose sake that is asked again
+	halves     atomic.Pointer[halves]
 
-	mu        sync.Mutex
-	machine   path.Machine
-	pending   map[disco.TxID]pending
-	seen      disco.Window
-	boots     disco.Boots
-	paths     []netip.AddrPort // direct paths its packets are taken from
-	called    time.Time        // when our addresses were last sent
-	greeted   disco.BootID     // what the peer introduced last
-	changed   chan struct{}
-	running   bool
-	refreshed time.Time
-	kick      chan struct{}
+	mu         sync.Mutex
+	machine    path.Machine
+	pending    map[disco.TxID]pending
+	seen       disco.Window
+	boots      disco.Boots
+	paths      []netip.AddrPort // direct paths its packets are taken from
+	called     time.Time        // when our addresses were last sent
+	greeted    disco.BootID     // what the peer introduced last
+	changed    chan struct{}
+	running    bool
+	refreshed  time.Time
+	kick       chan struct{}
+	widths     map[netip.AddrPort]*path.Width // of direct paths that work
+	widthAsked time.Time
 
 	asks   *rate.Limiter // CallMeMaybes taken: each one makes us knock
 	recent ring          // the last packets sent
 }
 
 type pending struct {
-	id   path.ID
-	sent time.Time
+	id    path.ID
+	sent  time.Time
+	wide  bool // asked whether the path carries MaxPacket
+	aside bool // not for the machine
 }
 
 // ring keeps the last packets sent, for a path that did not exist, or was not
@@ -257,10 +264,7 @@ func (p *peer) send(b []byte, segment int, ecn byte) {
 
 func (p *peer) sendOver(id path.ID, b []byte, segment int, ecn byte) {
 	if id.Kind() == path.Direct {
-		if segment == len(b) {
-			segment = 0
-		}
-		p.s.sendDirect(b, id.Addr, segment, ecn)
+		p.sendStraight(id.Addr, b, segment, ecn)
 		return
 	}
 	for len(b) > 0 {
@@ -353,8 +357,11 @@ func (p *peer) pong(id path.ID, m disco.Pong) bool {
 			}
 		}
 	}
-	p.machine.Pong(now, id, ping.sent)
+	if !ping.aside {
+		p.machine.Pong(now, id, ping.sent)
+	}
 	p.apply()
+	p.answered(ping, now)
 	return true
 }
 
@@ -400,6 +407,7 @@ func (p *peer) apply() {
 		p.replayOver(best, now) // what it carried while it did not work
 	}
 	p.takeFrom()
+	p.forgetWidths()
 	for _, ev := range p.machine.Events() {
 		p.s.log.Debug("path changed", "peer", p.key, "path", ev.Path.Kind(), "event", ev.Kind, "addr", ev.Path.Addr, "relay", relay.Key(ev.Path.Relay), "reason", ev.Reason)
 		if p.s.cfg.Events != nil {
@@ -452,7 +460,17 @@ func (p *peer) replayOver(id path.ID, now int64) {
 	p.recent.each(now, func(b []byte) { p.sendOver(id, b, len(b), 0) })
 }
 
+// ping asks a path for the machine. The caller holds p.mu.
 func (p *peer) ping(id path.ID) {
+	if p.isWide(id.Addr) {
+		p.pingSized(id, MaxPacket) // before the narrow one: see path.Width
+	}
+	p.sendPing(id, narrowPacket, false, false)
+}
+
+// sendPing sends a ping of the size, or over a relay the smallest. The caller
+// holds p.mu.
+func (p *peer) sendPing(id path.ID, size int, wide, aside bool) {
 	tx := disco.NewTxID()
 	now := p.s.time(p.s.now())
 	if len(p.pending) >= maxPending {
@@ -466,8 +484,9 @@ func (p *peer) ping(id path.ID) {
 		}
 	}
 	ping := disco.Ping{TxID: tx, BootID: p.s.boot}
+	asked := pending{id: id, sent: now, wide: wide, aside: aside}
 	if id.Kind() == path.Relayed {
-		p.pending[tx] = pending{id, now}
+		p.pending[tx] = asked
 		p.s.sendDisco(id, p.key, ping)
 		return
 	}
@@ -476,20 +495,23 @@ func (p *peer) ping(id path.ID) {
 	var box []byte
 	var err error
 	if p.machine.State(id) == path.Valid {
-		box, err = p.s.id.SealDirect(nil, p.key, ping.Sized(disco.Direct, MaxPacket))
+		box, err = p.s.id.SealDirect(nil, p.key, ping.Sized(disco.Direct, size))
 	} else {
 		if p.machine.State(id) == path.Probing && !p.s.probes.Allow() {
 			p.s.stats.probesHeld.Add(1)
 			return
 		}
 		p.s.stats.probes.Add(1)
-		box, err = p.s.id.SealIntroduction(nil, p.key, ping.Sized(disco.Introduction, MaxPacket))
+		box, err = p.s.id.SealIntroduction(nil, p.key, ping.Sized(disco.Introduction, size))
 	}
 	if err != nil {
 		return
 	}
-	p.pending[tx] = pending{id, now}
-	p.s.sendDirect(box, id.Addr, 0, 0)
+	if wide {
+		p.width(id.Addr).Asked(now, p.isWide(id.Addr))
+	}
+	p.pending[tx] = asked
+	_ = p.s.sendDirect(box, id.Addr, 0, 0)
 }
 
 // wake makes the loop look now, starting it when it does not run.
@@ -536,6 +558,7 @@ func (p *peer) run() {
 			Held:       p.pinned(),
 		})
 		p.apply()
+		p.checkWidth(p.s.time(now))
 		if p.admitted.Load() && !p.direct.Load() && p.active(now) && p.s.time(now).Sub(p.called) >= callEvery {
 			p.call(p.s.time(now))
 		}

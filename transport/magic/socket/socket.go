@@ -14,6 +14,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,9 +32,11 @@ import (
 	"github.com/alkdev/alknet-p2p/transport/relay"
 )
 
-// Limits of what strangers can make the socket hold (PATH-9, PATH-14).
+// Limits of what strangers can make the socket hold (PATH-14), and the sizes of
+// packets (PATH-9).
 const (
-	MaxPacket       = 1232 // bytes of one packet, either direction
+	MaxPacket       = 1452 // bytes of one packet, either direction
+	narrowPacket    = 1232 // what every path carries
 	maxUnproven     = 1024 // peers known by a box only, without a QUIC connection
 	maxUnprovenEach = 64   // of those, first heard over one relay
 	newKeysPerRelay = 200  // boxes of unknown keys opened per second and relay
@@ -100,6 +103,10 @@ type Stats struct {
 	RefusedAddrs uint64 `json:"refused_addrs"` // candidates that must not be probed
 	Probes       uint64 `json:"probes"`        // sent to addresses that had not answered
 	ProbesHeld   uint64 `json:"probes_held"`   // over the budget
+	BadHalf      uint64 `json:"bad_half"`      // halves of packets that are malformed or do not fit
+	LostHalf     uint64 `json:"lost_half"`     // halves dropped for later ones
+	Split        uint64 `json:"split"`         // packets sent in halves
+	Narrowed     uint64 `json:"narrowed"`      // times that a path did not carry wide packets any more
 }
 
 // Socket is a net.PacketConn over peers. All methods are safe for concurrent
@@ -124,19 +131,21 @@ type Socket struct {
 	sources sources
 	probes  *rate.Limiter
 
-	queue    chan packet
-	rest     packet // of the train being read; under reading
-	reading  sync.Mutex
-	buffers  sync.Pool
-	trains   sync.Pool
-	trainsUp atomic.Int32 // trains on their way up
-	deadline deadline
-	done     chan struct{}
-	wg       sync.WaitGroup
+	queue      chan packet
+	rest       packet // of the train being read; under reading
+	reading    sync.Mutex
+	buffers    sync.Pool
+	trains     sync.Pool
+	trainsUp   atomic.Int32 // trains on their way up
+	deadline   deadline
+	halfID     atomic.Uint32 // of the last packet sent in halves
+	halfTrains sync.Pool
+	done       chan struct{}
+	wg         sync.WaitGroup
 
 	stats struct {
 		badBox, rateLimited, unproven, replayed, queueFull, noPath, tooLarge, unknownPongs atomic.Uint64
-		refusedAddrs, probes, probesHeld                                                   atomic.Uint64
+		refusedAddrs, probes, probesHeld, badHalf, lostHalf, split, narrowed               atomic.Uint64
 	}
 }
 
@@ -183,6 +192,8 @@ func New(cfg Config) (*Socket, error) {
 	copy(s.self[:], cfg.Key.Public().(ed25519.PublicKey))
 	s.buffers.New = func() any { return new([MaxPacket]byte) }
 	s.trains.New = func() any { return new([groBuffer]byte) }
+	s.halfTrains.New = func() any { return new([trainBuffer]byte) }
+	s.halfID.Store(binary.BigEndian.Uint32(s.boot[12:])) // random
 	s.deadline.init()
 	for _, c := range cfg.UDP {
 		s.wg.Go(func() { s.readUDP(c) })
@@ -237,6 +248,10 @@ func (s *Socket) Stats() Stats {
 		RefusedAddrs: s.stats.refusedAddrs.Load(),
 		Probes:       s.stats.probes.Load(),
 		ProbesHeld:   s.stats.probesHeld.Load(),
+		BadHalf:      s.stats.badHalf.Load(),
+		LostHalf:     s.stats.lostHalf.Load(),
+		Split:        s.stats.split.Load(),
+		Narrowed:     s.stats.narrowed.Load(),
 	}
 }
 
@@ -766,7 +781,7 @@ func (s *Socket) forget(p *peer) {
 func (s *Socket) sendDisco(id path.ID, to relay.Key, msg disco.Message) {
 	if id.Kind() == path.Direct {
 		if box, err := s.id.SealDirect(nil, to, msg); err == nil {
-			s.sendDirect(box, id.Addr, 0, 0)
+			_ = s.sendDirect(box, id.Addr, 0, 0)
 		}
 		return
 	}

@@ -73,7 +73,8 @@ type driver interface {
 
 // Listen opens a socket. The network is "udp4" or "udp6", the latter without
 // IPv4. The zero Addr means all addresses of the family, port 0 any port. On
-// Linux, what is sent is never fragmented. The caller closes the Conn.
+// Linux, macOS and Windows, what is sent is never fragmented. The caller closes
+// the Conn.
 func Listen(network string, addr netip.AddrPort) (*Conn, error) {
 	return listen(network, addr, newDriver)
 }
@@ -134,8 +135,8 @@ func (c *Conn) ReadBatch(ms []Message) (int, error) {
 // Write sends b to an address of the socket's family. With a segment, b is
 // several datagrams of that size, the last of which may be shorter; without,
 // if it is 0, b is one. ecn are the two ECN bits. After an error the rest of
-// b was not sent. A datagram larger than the interface carries is
-// syscall.EMSGSIZE on Unix, and errors that only concern these datagrams wrap
+// b was not sent. [TooLarge] knows the error of a datagram larger than the
+// interface carries, and errors that only concern these datagrams wrap
 // [ErrUnreachable].
 func (c *Conn) Write(b []byte, to netip.AddrPort, segment int, ecn byte) error {
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())

@@ -28,3 +28,7 @@ func unreachable(err error) bool {
 
 // tooLong reports whether a read found a datagram longer than its buffer.
 func tooLong(flags int, err error) bool { return err == nil && flags&syscall.MSG_TRUNC != 0 }
+
+// TooLarge reports whether an error of Write says that a datagram is larger than
+// the interface it would leave by carries.
+func TooLarge(err error) bool { return errors.Is(err, syscall.EMSGSIZE) }

@@ -27,3 +27,7 @@ func unreachable(err error) bool {
 
 // tooLong reports whether a read found a datagram longer than its buffer.
 func tooLong(_ int, err error) bool { return errors.Is(err, windows.WSAEMSGSIZE) }
+
+// TooLarge reports whether an error of Write says that a datagram is larger than
+// the interface it would leave by carries.
+func TooLarge(err error) bool { return errors.Is(err, windows.WSAEMSGSIZE) }

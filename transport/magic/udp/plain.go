@@ -8,7 +8,15 @@ import (
 // plain is the driver that works everywhere: a datagram per call, no ECN.
 type plain struct{ udp *net.UDPConn }
 
-func newPlain(conn *net.UDPConn, _ bool) (driver, error) {
+func newPlain(conn *net.UDPConn, six bool) (driver, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	// Old systems do not know it, and cut large packets up instead (PATH-9).
+	if err := raw.Control(func(fd uintptr) { _ = dontFragment(fd, six) }); err != nil {
+		return nil, err
+	}
 	for _, set := range []func(int) error{conn.SetReadBuffer, conn.SetWriteBuffer} {
 		// Some systems refuse what is too much. Any size works, so what is
 		// left then is taken.
