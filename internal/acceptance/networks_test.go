@@ -315,9 +315,6 @@ func TestPATH33EveryNetworkReachesEvery(t *testing.T) {
 
 	lab := natlab.Start(t, c)
 	relaying := []string{"--relay", "--relay-rate", "0"}
-	for _, at := range []string{"udp/4242/quic-v1", "tcp/4242", "tcp/443"} {
-		relaying = append(relaying, "--listen", "/ip4/0.0.0.0/"+at, "--listen", "/ip6/::/"+at)
-	}
 	relay := newProc(t, lab.Host("relay"), "").up(relaying...)
 	relay2 := newProc(t, lab.Host("relay2"), "").up(append(relaying, "--join", relay.ticket())...)
 	up := []string{"--join", relay.ticket(), "--join", relay2.ticket()}
