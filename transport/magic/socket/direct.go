@@ -129,22 +129,8 @@ func (s *Socket) receiveUDP(from netip.AddrPort, ecn byte, b []byte) {
 		}
 		return
 	}
-	if kind == disco.Introduction && !s.sources.allow(from.Addr()) {
-		s.stats.rateLimited.Add(1)
-		return
-	}
-	k, msg, err := s.id.OpenDirect(b)
-	if err != nil {
-		s.stats.badBox.Add(1)
-		return
-	}
-	p := s.peer(k)
-	if p == nil || !p.admitted.Load() { // PATH-13: strangers come over a relay first
-		s.stats.unproven.Add(1)
-		return
-	}
-	if !p.fresh(msg) {
-		s.stats.replayed.Add(1)
+	p, msg := s.openDirect(from.Addr(), kind, b)
+	if p == nil {
 		return
 	}
 	id := path.ID{Addr: from}
@@ -154,6 +140,9 @@ func (s *Socket) receiveUDP(from netip.AddrPort, ecn byte, b []byte) {
 		// data that the answer sets free, which is not taken from an address that
 		// has not answered (PATH-8).
 		p.mu.Lock()
+		if p.machine.State(id) != path.Valid {
+			p.trace(Trace{Kind: TraceKnocked, Addr: from})
+		}
 		p.candidate(from)
 		p.apply()
 		p.mu.Unlock()
@@ -164,6 +153,30 @@ func (s *Socket) receiveUDP(from netip.AddrPort, ecn byte, b []byte) {
 	case disco.PathGone:
 		p.lost(id, "peer says it is gone", true)
 	}
+}
+
+// openDirect opens what came straight and says whose it is; nil for what has no
+// effect, which it counts.
+func (s *Socket) openDirect(from netip.Addr, kind disco.Kind, b []byte) (*peer, disco.Message) {
+	if kind == disco.Introduction && !s.sources.allow(from) {
+		s.stats.rateLimited.Add(1)
+		return nil, nil
+	}
+	k, msg, err := s.id.OpenDirect(b)
+	if err != nil {
+		s.stats.badBox.Add(1)
+		return nil, nil
+	}
+	p := s.peer(k)
+	if p == nil || !p.admitted.Load() { // PATH-13: strangers come over a relay first
+		s.stats.unproven.Add(1)
+		return nil, nil
+	}
+	if !p.fresh(msg) {
+		s.stats.replayed.Add(1)
+		return nil, nil
+	}
+	return p, msg
 }
 
 // deliver hands a packet that came over the path to QUIC.
@@ -191,7 +204,10 @@ func (s *Socket) deliverBuf(p *peer, id path.ID, ecn byte, buf *[MaxPacket]byte,
 func (s *Socket) arrived(p *peer, id path.ID, size int) {
 	now := s.now()
 	p.cameOver(id)
-	if p.heard(id, true, now) {
+	late := p.heard(id, true, now)
+	// What is sent again when a pong ends a silence may come before the peer has
+	// our own pong, and is then not taken (PATH-8). Once it sends, it takes it.
+	if p.owing.Load() && p.owing.Swap(false) || late {
 		p.sendAgain(now)
 	}
 	p.used(size, now)
@@ -205,12 +221,18 @@ func (s *Socket) SetAddrs(addrs []netip.AddrPort) {
 	if old := s.addrs.Swap(&addrs); old != nil && slices.Equal(*old, addrs) {
 		return
 	}
+	s.callAll()
+}
+
+// callAll lets peers in use hear where this node is.
+func (s *Socket) callAll() {
 	now := s.now()
 	for p := range s.index.byKey.all() {
 		if p.admitted.Load() && (p.pinned() || p.active(now)) {
 			p.mu.Lock()
 			p.call(s.time(now))
 			p.mu.Unlock()
+			p.wake()
 		}
 	}
 }
@@ -328,8 +350,10 @@ func (p *peer) call(now time.Time) {
 			}
 		}
 	}
+	p.s.tcp.tell(&msg)
 	for _, id := range p.machine.IDs() {
 		if id.Kind() == path.Relayed && p.machine.State(id) != path.Dead {
+			p.trace(Trace{Kind: TraceCalled, Addrs: msg.Addrs, Relay: id.Relay})
 			p.sendDisco(id, disco.Hello{TxID: disco.NewTxID(), BootID: p.s.boot})
 			// Before the addresses, which are disclosed by them (PATH-13, PATH-23).
 			_ = p.s.cfg.Relays.Send(id.Relay, p.key, relay.FrameAttest, 0, nil)
@@ -352,6 +376,7 @@ func (p *peer) calledBy(m disco.CallMeMaybe) {
 	}
 	p.mu.Lock()
 	now := p.s.time(p.s.now())
+	p.trace(Trace{Kind: TraceHeard, Addrs: m.Addrs, Peer: m.Network})
 	p.asked(m)
 	if now.Sub(p.called) > callEvery {
 		p.call(now)
@@ -367,20 +392,24 @@ func (p *peer) asked(m disco.CallMeMaybe) {
 	for _, a := range m.Addrs[:min(len(m.Addrs), maxCandidates)] {
 		// A candidate costs seven probes in its first second (PATH-16).
 		if perIP[a.Addr()] += 7; perIP[a.Addr()] > maxProbesPerIP {
+			p.trace(Trace{Kind: TraceRefused, Addr: a, Reason: "too many ports of one address"})
 			continue
 		}
-		if !p.mayProbe(a, m.Addrs) {
+		if !p.mayProbe(a, slices.Concat(m.Addrs, m.TCP)) {
 			p.s.stats.refusedAddrs.Add(1)
+			p.trace(Trace{Kind: TraceRefused, Addr: a, Reason: "private, and the peer is on another network"})
 			continue
 		}
 		p.candidate(a)
 	}
+	p.askedTCP(m)
 }
 
 // candidate adds an address of the peer. The caller holds p.mu.
 func (p *peer) candidate(a netip.AddrPort) {
 	if !p.probeable(a) {
 		p.s.stats.refusedAddrs.Add(1)
+		p.trace(Trace{Kind: TraceRefused, Addr: a, Reason: "no address of a peer, or of a family without a socket here"})
 		return
 	}
 	p.machine.Found(p.s.time(p.s.now()), path.ID{Addr: a}, false)
@@ -395,7 +424,7 @@ func (p *peer) probeable(a netip.AddrPort) bool {
 	if ip.IsLoopback() && !p.s.cfg.Loopback {
 		return false
 	}
-	if own := p.s.addrs.Load(); own != nil && slices.Contains(*own, a) {
+	if slices.Contains(p.s.ownAddrs(), a) {
 		return false
 	}
 	return p.s.udpFor(ip.Is6()) != nil
@@ -408,22 +437,22 @@ func (p *peer) mayProbe(a netip.AddrPort, all []netip.AddrPort) bool {
 	if !local(a.Addr()) || p.s.cfg.Known != nil && p.s.cfg.Known(p.key) {
 		return true
 	}
-	own := p.s.addrs.Load()
-	if own == nil {
+	own := p.s.ownAddrs()
+	if len(own) == 0 {
 		return false
 	}
 	for _, theirs := range all {
 		if local(theirs.Addr()) {
 			continue
 		}
-		for _, ours := range *own {
+		for _, ours := range own {
 			if ours.Addr() == theirs.Addr() {
 				return true
 			}
 		}
 	}
 	// Two nodes without any public address are on one network, or on none.
-	return !slices.ContainsFunc(slices.Concat(all, *own), func(a netip.AddrPort) bool { return !local(a.Addr()) })
+	return !slices.ContainsFunc(slices.Concat(all, own), func(a netip.AddrPort) bool { return !local(a.Addr()) })
 }
 
 // local tells that an address means something on its own network only.

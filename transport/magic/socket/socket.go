@@ -69,6 +69,9 @@ type Config struct {
 	// Events, when set, hears of every change of a peer's paths. It must not
 	// block and must not call the Socket.
 	Events func(peer relay.Key, ev path.Event)
+	// Trace, when set, hears what is tried to reach a peer; nothing is told of
+	// packets on paths that work. It must not block and must not call the Socket.
+	Trace func(peer relay.Key, t Trace)
 	// UDP are the sockets of the direct paths, one for each family; none for a
 	// node that uses relays only. The Socket closes them.
 	UDP []*udp.Conn
@@ -82,6 +85,9 @@ type Config struct {
 	// Other gets packets on UDP that are neither QUIC nor disco, such as a
 	// reflector's answers. It must not block; b is only valid during the call.
 	Other func(from netip.AddrPort, b []byte)
+	// TCP lets peers be reached over TCP from the ports of UDP, both numbers
+	// alike, where UDP does not get through (PATH-20); see [Socket.SetTCP].
+	TCP bool
 	// Loopback lets loopback addresses be candidates.
 	Loopback bool
 	// Refresh, when set, is told that a peer with a connection has no path
@@ -108,6 +114,11 @@ type Stats struct {
 	RefusedAddrs uint64 `json:"refused_addrs"` // candidates that must not be probed
 	Probes       uint64 `json:"probes"`        // sent to addresses that had not answered
 	ProbesHeld   uint64 `json:"probes_held"`   // over the budget
+	TCPDials     uint64 `json:"tcp_dials"`     // tries to connect to a peer
+	TCPHeld      uint64 `json:"tcp_held"`      // over their budget
+	TCPRefused   uint64 `json:"tcp_refused"`   // accepted where too many were unproven
+	TCPUnproven  uint64 `json:"tcp_unproven"`  // closed since no peer in use proved to be there
+	TCPMalformed uint64 `json:"tcp_malformed"` // closed for what they sent
 	BadHalf      uint64 `json:"bad_half"`      // halves of packets that are malformed or do not fit
 	LostHalf     uint64 `json:"lost_half"`     // halves dropped for later ones
 	Split        uint64 `json:"split"`         // packets sent in halves
@@ -151,6 +162,7 @@ type Socket struct {
 	addrs   atomic.Pointer[[]netip.AddrPort] // where peers may try us
 	sources sources
 	probes  *rate.Limiter
+	tcp     *tcpPaths
 
 	queue      chan packet
 	rest       packet // of the train being read; under reading
@@ -219,6 +231,7 @@ func New(cfg Config) (*Socket, error) {
 	copy(s.self[:], cfg.Key.Public().(ed25519.PublicKey))
 	s.buffers.New = func() any { return new([MaxPacket]byte) }
 	s.trains.New = func() any { return new([groBuffer]byte) }
+	s.tcp = newTCPPaths(s)
 	s.halfTrains.New = func() any { return new([trainBuffer]byte) }
 	s.halfID.Store(binary.BigEndian.Uint32(s.boot[12:])) // random
 	s.deadline.init()
@@ -275,6 +288,11 @@ func (s *Socket) Stats() Stats {
 		RefusedAddrs: s.stats.refusedAddrs.Load(),
 		Probes:       s.stats.probes.Load(),
 		ProbesHeld:   s.stats.probesHeld.Load(),
+		TCPDials:     s.tcp.stats.dials.Load(),
+		TCPHeld:      s.tcp.stats.held.Load(),
+		TCPRefused:   s.tcp.stats.refused.Load(),
+		TCPUnproven:  s.tcp.stats.unproven.Load(),
+		TCPMalformed: s.tcp.stats.malformed.Load(),
 		BadHalf:      s.stats.badHalf.Load(),
 		LostHalf:     s.stats.lostHalf.Load(),
 		Split:        s.stats.split.Load(),
@@ -338,8 +356,10 @@ func (s *Socket) AddRelay(ctx context.Context, k, via relay.Key) error {
 		return errors.New("magic socket: peer not dialled")
 	}
 	if err := s.cfg.Relays.Ensure(ctx, via); err != nil {
+		p.trace(Trace{Kind: TraceRelayDown, Relay: via, Err: err})
 		return fmt.Errorf("link to relay %s: %w", via, err)
 	}
+	p.trace(Trace{Kind: TraceRelayUp, Relay: via})
 	s.found(p, via)
 	return nil
 }
@@ -468,6 +488,7 @@ func (s *Socket) LinkDown(via relay.Key) {
 // came on this link (PATH-8).
 func (s *Socket) PeerGone(via, k relay.Key) {
 	if p := s.peer(k); p != nil {
+		p.trace(Trace{Kind: TraceGone, Relay: via})
 		p.lost(path.ID{Relay: via}, "peer not at this relay", true)
 	}
 }
@@ -551,9 +572,14 @@ func (s *Socket) receiveDisco(via, from relay.Key, payload []byte) {
 
 // consider admits a peer whose box came over a relay, if it may be (PATH-13).
 func (s *Socket) consider(p *peer) {
-	if !p.admitted.Load() && (s.cfg.Disclose == nil || s.cfg.Disclose(p.key)) {
-		p.admit()
+	if p.admitted.Load() {
+		return
 	}
+	if s.cfg.Disclose == nil || s.cfg.Disclose(p.key) {
+		p.admit()
+		return
+	}
+	p.trace(Trace{Kind: TraceWithheld})
 }
 
 // ReadFrom implements net.PacketConn.
@@ -646,6 +672,7 @@ func (s *Socket) Close() error {
 		}
 	}
 	s.mu.Unlock()
+	s.tcp.close()
 	s.wg.Wait()
 	return nil
 }
@@ -817,6 +844,7 @@ func (s *Socket) forgetCold(p *peer) bool {
 func (s *Socket) forget(p *peer) {
 	s.index.remove(p)
 	close(p.gone)
+	p.closeTCP()
 	if e := p.exit.Load(); e != nil {
 		_ = e.conn.Close()
 	}
@@ -825,7 +853,7 @@ func (s *Socket) forget(p *peer) {
 func (p *peer) sendDisco(id path.ID, msg disco.Message) {
 	if id.Kind() == path.Direct {
 		if box, err := p.s.id.SealDirect(nil, p.key, msg); err == nil {
-			_ = p.sendDirect(box, id.Addr, 0, 0)
+			p.sendBox(id, box)
 		}
 		return
 	}
