@@ -37,7 +37,7 @@ const (
 	askEvery   = 100 * time.Millisecond
 	askFirst   = time.Second
 	askMisses  = 3
-	fewestAsks = 100 * time.Millisecond // the shortest wait for a reflector
+	fewestAsks = 300 * time.Millisecond // the shortest wait for a reflector: this machine may be busy too
 )
 
 // way is what this node tells peers of its way out.
