@@ -236,12 +236,12 @@ func families(addrs []netip.AddrPort) (out [2]bool) {
 }
 
 // peerNoUDP: UDP does not get through there. Of a peer that does not say, nobody
-// outside has seen it by UDP, although others see us.
+// outside has seen it by UDP, although there is who could.
 func (f facts) peerNoUDP() bool {
 	if f.network != (disco.Network{}) {
 		return f.network.NoUDP
 	}
-	return slices.ContainsFunc(f.addrs, outside) && !slices.ContainsFunc(f.named, outside)
+	return (f.noUDP || slices.ContainsFunc(f.addrs, outside)) && !slices.ContainsFunc(f.named, outside)
 }
 
 func outside(a netip.AddrPort) bool { return a.Addr().IsGlobalUnicast() && !a.Addr().IsPrivate() }

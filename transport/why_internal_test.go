@@ -55,6 +55,9 @@ func TestPATH34Reasons(t *testing.T) {
 		{"no UDP there", func(f *facts) { f.named = addrPorts("192.168.2.2:5000") }, reasonPeerUDP},
 		{"no UDP there, it says", func(f *facts) { f.network.NoUDP = true }, reasonPeerUDP},
 		{"no UDP at all", func(f *facts) { f.noUDP, f.network.NoUDP = true, true }, reasonBothUDP},
+		{"no UDP at all, it does not say", func(f *facts) {
+			f.noUDP, f.addrs, f.named = true, addrPorts("192.168.1.2:4000"), addrPorts("192.168.2.2:5000")
+		}, reasonBothUDP},
 		{"no UDP here, hard there", func(f *facts) { f.noUDP, f.network = true, hard }, reasonSelfUDP},
 		{"hard there", func(f *facts) { f.named = addrPorts("31.21.0.2:5000", "31.21.0.2:5001") }, reasonPeerHard},
 		{"a mapped port there is not hard", func(f *facts) {

@@ -158,6 +158,18 @@ func TestPATH34DoctorTellsTheNetwork(t *testing.T) {
 	}
 }
 
+// A NAT that forgets sooner than its mapping is refreshed is found, and named.
+func TestPATH34DoctorMeasuresTheMappingsLife(t *testing.T) {
+	lab := natlab.Start(t, natlab.Config{Public: []string{"relay"}, Peers: []natlab.Peer{{Name: "a", UDPTimeout: 7 * time.Second}}, Required: *required})
+	relay := newProc(t, lab.Host("relay"), "").up("--relay")
+	a := newProc(t, lab.Host("a"), "").up("--join", relay.ticket())
+	found, code := a.doctor("--lifetime=20s")
+	require.Equal(t, 1, code)
+	require.Equal(t, "an idle mapping lives 5s, and is gone after 10s", found["lifetime4"].Detail)
+	require.Contains(t, found["lifetime4"].Cause, "the NAT forgets an idle UDP mapping")
+	require.Contains(t, found["filtering4"].Detail, "address-and-port-dependent", "one relay is enough for that")
+}
+
 // For each pair that stays relayed, or is not reached, `why` names the true
 // reason; for one that is direct, the steps that led there (PATH-34).
 func TestPATH34WhyNamesTheReason(t *testing.T) {
