@@ -148,6 +148,7 @@ const (
 	maxDoubtAgain = 4 * time.Second
 	maxDoubtRelay = 60 * time.Second
 	doubtAgain    = 250 * time.Millisecond // between two doubts about the best path
+	late          = 10 * time.Millisecond  // of an answer, beyond how much they vary
 	dwell         = 2 * time.Second        // between two changes of the best path (PATH-19)
 	firstDamping  = 2 * time.Second        // of a path that failed twice within flapWithin
 	lastDamping   = 60 * time.Second
@@ -281,11 +282,21 @@ func (m *Machine) Tick(now time.Time, act Activity) time.Time {
 			due = t
 		}
 	}
+	later := func(e *entry) { // given up just now: perhaps nothing else wakes whoever waits
+		if e.reprobe && active {
+			next := e.pinged.Add(retryWaiting)
+			if !next.After(now) {
+				next = now.Add(time.Millisecond)
+			}
+			sooner(next)
+		}
+	}
 	for _, e := range m.paths {
 		switch e.state {
 		case Probing:
 			if now.Sub(e.born) >= e.patience() {
 				m.kill(now, e, "no answer")
+				later(e)
 				continue
 			}
 			if e.id.knocked() && now.Sub(e.born) >= time.Second && (!active || m.direct()) {
@@ -337,6 +348,7 @@ func (m *Machine) Tick(now time.Time, act Activity) time.Time {
 			if now.Sub(e.pinged) >= e.missAfter() {
 				if e.misses++; e.misses >= missesToDead {
 					m.kill(now, e, "stopped answering")
+					later(e)
 					continue
 				}
 				m.ping(now, e)
@@ -407,6 +419,11 @@ func (m *Machine) Doubt(now time.Time, via ID) {
 	m.doubt, m.doubted, m.doubtVia = now, now, via
 	m.doubts++
 	m.ping(now, b)
+	// The other path is there, since something came over it: a ping that it lost
+	// before does not count against it.
+	if e := m.find(via); e != nil && (e.state == Suspect || e.state == Valid && e.answered.Before(e.pinged)) {
+		m.ping(now, e)
+	}
 }
 
 // Route is the ways data goes now: the best path; a suspect one and the next
@@ -415,7 +432,7 @@ func (m *Machine) Route() []ID {
 	if m.best != nil && m.best.state == Valid {
 		ids := []ID{m.best.id}
 		if !m.doubt.IsZero() {
-			if e := m.find(m.doubtVia); e != nil && e.state == Valid {
+			if e := m.find(m.doubtVia); e != nil && (e.state == Valid || e.state == Suspect) {
 				return append(ids, e.id)
 			}
 		}
@@ -628,10 +645,11 @@ func (m *Machine) choose(now time.Time) {
 			top = e
 		}
 	}
-	if top == nil || top == m.best {
+	if e := m.successor(now); e != nil {
+		top = e
+	} else if top == nil || top == m.best {
 		return
-	}
-	if b := m.best; b != nil && b.state == Valid {
+	} else if b := m.best; b != nil && b.state == Valid {
 		if now.Before(top.damped) {
 			return
 		}
@@ -644,6 +662,23 @@ func (m *Machine) choose(now time.Time) {
 		e.better = 0
 	}
 	m.emit(Selected, top, "best of those that answer")
+}
+
+// successor is the path of the same kind to go over to from one that is in doubt:
+// it answered what was sent after the doubt began, and the best path did not in
+// its time. A peer that has moved answers at another address, and no more at the
+// one before (PATH-18).
+func (m *Machine) successor(now time.Time) *entry {
+	b := m.best
+	if b == nil || b.state != Valid || m.doubt.IsZero() || now.Sub(m.doubt) < b.rtt+4*b.dev+late {
+		return nil
+	}
+	for _, e := range m.ranked() {
+		if e != b && e.state == Valid && e.id.Kind() == b.id.Kind() && !e.answered.Before(m.doubt) {
+			return e
+		}
+	}
+	return nil
 }
 
 // ranked orders the paths, best first, without regard to the present choice.

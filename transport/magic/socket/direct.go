@@ -203,7 +203,10 @@ func (s *Socket) deliverBuf(p *peer, id path.ID, ecn byte, buf *[MaxPacket]byte,
 func (s *Socket) arrived(p *peer, id path.ID, size int) {
 	now := s.now()
 	p.cameOver(id)
-	if p.heard(id, true, now) {
+	late := p.heard(id, true, now)
+	// What is sent again when a pong ends a silence may come before the peer has
+	// our own pong, and is then not taken (PATH-8). Once it sends, it takes it.
+	if p.owing.Load() && p.owing.Swap(false) || late {
 		p.sendAgain(now)
 	}
 	p.used(size, now)

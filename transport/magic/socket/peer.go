@@ -53,6 +53,7 @@ type peer struct {
 	direct     atomic.Bool                      // and it is direct
 	admitted   atomic.Bool                      // may know our addresses (PATH-13)
 	doubted    atomic.Int64                     // when a packet last came over another path than our direct one
+	owing      atomic.Bool                      // a pong ended a silence in which packets were lost
 	wide       atomic.Pointer[[]netip.AddrPort] // direct paths that carry MaxPacket
 	wideSent   atomic.Int64                     // packets for whose sake that is asked again
 	halves     atomic.Pointer[halves]
@@ -350,7 +351,9 @@ func (p *peer) pong(id path.ID, m disco.Pong) bool {
 		p.proveLocked(id.Relay)
 	}
 	at := p.s.now()
-	p.heard(id, false, at)
+	if p.heard(id, false, at) {
+		p.owing.Store(true)
+	}
 	now := p.s.time(at)
 	if m.BootID != (disco.BootID{}) && p.boots.Check(m.BootID, true) == disco.BootRestarted {
 		for _, o := range p.machine.IDs() {
