@@ -17,7 +17,6 @@ import (
 	"github.com/alkdev/alknet-p2p/transport/magic/disco"
 	"github.com/alkdev/alknet-p2p/transport/magic/path"
 	"github.com/alkdev/alknet-p2p/transport/magic/tcp"
-	"github.com/alkdev/alknet-p2p/transport/relay"
 )
 
 // Limits of TCP paths (PATH-14, PATH-20).
@@ -494,7 +493,7 @@ func (t *tcpPaths) receive(c *tcpConn, b []byte) {
 		p.mu.Lock()
 		c.boot = m.BootID
 		p.mu.Unlock()
-		s.sendDisco(c.id, p.key, disco.Pong{TxID: m.TxID, BootID: s.boot, Observed: c.id.Addr})
+		p.sendDisco(c.id, disco.Pong{TxID: m.TxID, BootID: s.boot, Observed: c.id.Addr})
 		p.wake()
 	case disco.Pong:
 		p.pong(c.id, m)
@@ -596,17 +595,6 @@ func (p *peer) sendTCP(id path.ID, b []byte, segment int) {
 	p.s.stats.noPath.Add(1)
 }
 
-// spawn runs f in a goroutine that Close waits for, unless it is too late.
-func (s *Socket) spawn(f func()) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return false
-	}
-	s.wg.Go(f)
-	return true
-}
-
 // pingTCP sends a ping over the connection, introducing this node while the
 // peer has not answered. Padding would prove nothing here.
 func (p *peer) pingTCP(id path.ID, ping disco.Ping) {
@@ -619,11 +607,11 @@ func (p *peer) pingTCP(id path.ID, ping disco.Ping) {
 	}
 }
 
-// sendBox sends a disco packet straight to a peer.
-func (s *Socket) sendBox(id path.ID, to relay.Key, box []byte) {
-	if !id.TCP {
-		_ = s.sendDirect(box, id.Addr, 0, 0) // lost, if it does not leave
-	} else if p := s.peer(to); p != nil {
+// sendBox sends a disco packet straight to the peer.
+func (p *peer) sendBox(id path.ID, box []byte) {
+	if id.TCP {
 		p.sendTCP(id, box, len(box))
+		return
 	}
+	_ = p.sendDirect(box, id.Addr, 0, 0) // lost, if it does not leave
 }
