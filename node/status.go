@@ -40,6 +40,7 @@ type RelayStatus struct {
 	Home   bool     `json:"home"`
 	Up     bool     `json:"up"`
 	Error  string   `json:"error,omitempty"` // why it is down
+	Proxy  string   `json:"proxy,omitempty"` // through which the link goes
 }
 
 // SessionStatus is one session.
@@ -73,7 +74,7 @@ func (n *Node) Status() Status {
 		if st.HomeRelay == nil && r.Home && r.Up {
 			st.HomeRelay = &id
 		}
-		rs := RelayStatus{PeerID: id, Addr: r.Addr, RTT: millis(r.RTT), Home: r.Home, Up: r.Up}
+		rs := RelayStatus{PeerID: id, Addr: r.Addr, RTT: millis(r.RTT), Home: r.Home, Up: r.Up, Proxy: r.Proxy}
 		if r.Err != nil && !r.Up {
 			rs.Error = r.Err.Error()
 		}

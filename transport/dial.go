@@ -324,18 +324,31 @@ func (h *Host) stock(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (netw
 	}
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	addrs = slices.Clone(addrs[:min(len(addrs), maxDialed)])
-	slices.SortStableFunc(addrs, func(a, b ma.Multiaddr) int { return linkRank(a) - linkRank(b) })
+	addrs = linkOrder(addrs)
+	addrs = addrs[:min(len(addrs), maxDialed)]
 	errc := make(chan error, len(addrs))
-	for i, a := range addrs {
-		h.wg.Go(func() { errc <- h.dialAddr(ctx, p, a, time.Duration(i)*stagger) })
+	begun := 0
+	begin := func() {
+		if begun < len(addrs) && (begun == 0 || ctx.Err() == nil) {
+			a := addrs[begun]
+			begun++
+			h.wg.Go(func() { errc <- h.dialAddr(ctx, p, a, 0) })
+		}
 	}
+	next := time.NewTicker(stagger)
+	defer next.Stop()
 	var (
 		errs   []error
 		giveUp *time.Timer
 	)
-	for range addrs {
-		err := <-errc
+	for begin(); len(errs) < begun; {
+		var err error
+		select {
+		case <-next.C:
+			begin()
+			continue
+		case err = <-errc:
+		}
 		if err == nil {
 			if c := h.stockConn(p); c != nil {
 				return c, nil
@@ -343,6 +356,8 @@ func (h *Host) stock(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (netw
 			err = errors.New("connection lost")
 		}
 		errs = append(errs, err)
+		begin() // what has failed is not waited for
+		next.Reset(stagger)
 		if giveUp == nil && errors.Is(err, syscall.ECONNREFUSED) {
 			// The machine is there, what is dialled is not: whoever is dialled by a
 			// way that is blocked does not answer either, and it is dialled again.
@@ -355,7 +370,7 @@ func (h *Host) stock(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (netw
 	return nil, errors.Join(errs...)
 }
 
-// linkRank orders addresses for relay links: TCP carries more than QUIC there.
+// linkRank orders connections for relay links: TCP carries more than QUIC there.
 func linkRank(a ma.Multiaddr) int {
 	if len(a) == 2 && a[1].Protocol().Code == ma.P_TCP {
 		return 0
@@ -378,7 +393,7 @@ func (h *Host) dialAddr(ctx context.Context, p peer.ID, a ma.Multiaddr, after ti
 			return context.Cause(ctx)
 		}
 	}
-	addrs, err := madns.DefaultResolver.Resolve(ctx, a)
+	addrs, err := h.resolve(ctx, a)
 	if err != nil {
 		return fmt.Errorf("resolve %s: %w", a, err)
 	}
@@ -397,6 +412,14 @@ func (h *Host) dialAddr(ctx context.Context, p peer.ID, a ma.Multiaddr, after ti
 		return h.offer(ctx, c)
 	}
 	return err
+}
+
+// resolve replaces a name by addresses, unless the transport does it itself.
+func (h *Host) resolve(ctx context.Context, a ma.Multiaddr) ([]ma.Multiaddr, error) {
+	if s, ok := h.swarm.TransportForDialing(a).(transport.SkipResolver); ok && s.SkipResolve(ctx, a) {
+		return []ma.Multiaddr{a}, nil
+	}
+	return madns.DefaultResolver.Resolve(ctx, a)
 }
 
 // offer brings a connection dialled here into the swarm and waits until it is

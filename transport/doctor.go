@@ -20,6 +20,7 @@ import (
 	"github.com/alkdev/alknet-p2p/transport/magic"
 	"github.com/alkdev/alknet-p2p/transport/portmap"
 	"github.com/alkdev/alknet-p2p/transport/relay"
+	"github.com/alkdev/alknet-p2p/transport/web"
 )
 
 const (
@@ -34,7 +35,7 @@ const (
 
 // Check is one finding of Doctor.
 type Check struct {
-	// Name says what was looked at: relay, clock, dns, udp4, udp6, tcp4, tcp6,
+	// Name says what was looked at: relay, clock, dns, proxy, udp4, udp6, tcp4, tcp6,
 	// tcp443, quic4, quic6, mapping4, mapping6, filtering4, filtering6, hairpin4,
 	// lifetime4, port-mapping.
 	Name string
@@ -82,6 +83,7 @@ func (h *Host) Doctor(ctx context.Context, opts DoctorOptions) ([]Check, error) 
 		}
 	})
 	all.Go(func() { d.dns = h.checkDNS(ctx) })
+	all.Go(func() { d.proxy = h.checkProxy(ctx) })
 	all.Wait()
 	if opts.Lifetime > 0 {
 		tell(fmt.Sprintf("waiting for the NAT to forget an idle mapping, %s at most", opts.Lifetime))
@@ -125,6 +127,7 @@ type doctor struct {
 	h        *Host
 	relays   []*patient
 	dns      Check
+	proxy    Check
 	lifetime *Check
 }
 
@@ -158,7 +161,7 @@ func (h *Host) doctorRelays() []*patient {
 		if err != nil || p == h.id || len(out) == doctorRelays {
 			continue
 		}
-		addrs := h.dialable(h.book.get(p))
+		addrs := h.dialledAt(h.book.get(p))
 		h.reflectors.mu.Lock()
 		refl := slices.Clone(h.reflectors.targets[home.Key])
 		h.reflectors.mu.Unlock()
@@ -167,9 +170,9 @@ func (h *Host) doctorRelays() []*patient {
 	return out
 }
 
-// dialable leaves out what a relay is not dialled at from elsewhere: it says its
+// dialledAt leaves out what a relay is not dialled at from elsewhere: it says its
 // addresses on its own machine and networks as well.
-func (h *Host) dialable(addrs []ma.Multiaddr) []ma.Multiaddr {
+func (h *Host) dialledAt(addrs []ma.Multiaddr) []ma.Multiaddr {
 	if loopbackOnly(h.listen) {
 		return addrs
 	}
@@ -392,6 +395,32 @@ func (h *Host) checkDNS(ctx context.Context) Check {
 	return c
 }
 
+// checkProxy goes to a relay through the proxy that is configured.
+func (h *Host) checkProxy(ctx context.Context) Check {
+	if h.cfg.Proxy == "" {
+		return Check{Name: "proxy", OK: true, Detail: "none is configured"}
+	}
+	ctx, cancel := context.WithTimeout(ctx, doctorTry)
+	defer cancel()
+	name, last := "", errNoAnswer
+	for _, p := range h.doctorRelays() {
+		for _, a := range p.addrs {
+			if !isTCP(a, 0) {
+				continue
+			}
+			proxy, err := h.dialer.TryProxy(ctx, a)
+			if name = proxy; err == nil {
+				return Check{Name: "proxy", OK: true, Detail: fmt.Sprintf("%s leads to %s", proxy, a)}
+			}
+			last = err
+			if errors.Is(err, web.ErrProxyAuth) {
+				return trouble("proxy", p.id, fmt.Sprintf("%s: %s", proxy, err), reasonProxyAuth)
+			}
+		}
+	}
+	return trouble("proxy", "", fmt.Sprintf("%s: %s", name, last), reasonProxy)
+}
+
 // trouble is a check that found some.
 func trouble(name string, p peer.ID, detail string, r reason) Check {
 	return Check{Name: name, Relay: p, Detail: detail, Cause: r.cause, Cure: r.cure}
@@ -406,7 +435,10 @@ func (d *doctor) report() []Check {
 	for _, p := range d.relays {
 		out = append(out, d.link(p))
 	}
-	out = append(out, d.clock(), d.dns)
+	if !d.dns.OK && d.proxy.OK && d.h.cfg.Proxy != "" {
+		d.dns = Check{Name: "dns", OK: true, Detail: "not resolved here, but by the proxy: " + d.dns.Detail}
+	}
+	out = append(out, d.clock(), d.dns, d.proxy)
 	for _, p := range d.relays {
 		for _, w := range p.ways {
 			out = append(out, d.judge(p, w))

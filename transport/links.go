@@ -562,12 +562,20 @@ func (h *Host) refresh(k relay.Key) {
 
 // ownAddrs are addresses of this node that others may dial: public ones, or,
 // on a network without any, whatever there is.
-func (h *Host) ownAddrs() []ma.Multiaddr {
-	all := h.libp2p.Addrs()
-	if pub := publicOnly(all); len(pub) > 0 {
-		return pub
+func (h *Host) ownAddrs() []ma.Multiaddr { return linkOrder(h.dialable()) }
+
+func (h *Host) dialable() []ma.Multiaddr {
+	var all, names, lan, loop []ma.Multiaddr
+	for _, a := range h.libp2p.Addrs() {
+		if isNamed(a) {
+			names = append(names, a)
+		} else {
+			all = append(all, a)
+		}
 	}
-	var lan, loop []ma.Multiaddr
+	if pub := publicOnly(all); len(pub) > 0 {
+		return append(names, pub...)
+	}
 	for _, a := range all {
 		switch {
 		case discovery.CheckAddr(a) != nil:
@@ -578,7 +586,7 @@ func (h *Host) ownAddrs() []ma.Multiaddr {
 		}
 	}
 	if len(lan) > 0 {
-		return lan
+		return append(names, lan...)
 	}
-	return loop
+	return append(names, loop...)
 }

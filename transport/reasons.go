@@ -163,6 +163,17 @@ var (
 	}
 )
 
+var (
+	reasonProxyAuth = reason{
+		"the proxy does not take the name and password given",
+		"set proxy to http://NAME:PASSWORD@HOST:PORT",
+	}
+	reasonProxy = reason{
+		"the proxy does not answer, or lets nothing through to a relay",
+		"see that proxy names the right host and port; ask for leave to reach the relay's TCP port 443",
+	}
+)
+
 func reasonClock(off time.Duration, relays int) reason {
 	way := "behind"
 	if off < 0 {

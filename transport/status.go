@@ -44,12 +44,13 @@ type Serving struct {
 
 // RelayStatus is one link to a relay.
 type RelayStatus struct {
-	Peer peer.ID
-	Addr string        // where the link goes
-	RTT  time.Duration // 0 when not measured yet
-	Home bool          // this node can be reached there
-	Up   bool
-	Err  error // why it is down, if that is known
+	Peer  peer.ID
+	Addr  string        // where the link goes
+	Proxy string        // through which it goes there; "" for none
+	RTT   time.Duration // 0 when not measured yet
+	Home  bool          // this node can be reached there
+	Up    bool
+	Err   error // why it is down, if that is known
 }
 
 // Status tells the state at this moment.
@@ -65,7 +66,7 @@ func (h *Host) Status() Status {
 		}
 		r := RelayStatus{Peer: p, RTT: home.RTT, Home: home.Home, Up: home.Up, Err: home.Err}
 		if c := h.stockConn(p); c != nil {
-			r.Addr = c.RemoteMultiaddr().String()
+			r.Addr, r.Proxy = c.RemoteMultiaddr().String(), h.dialer.Proxied(c.LocalMultiaddr())
 		}
 		st.Relays = append(st.Relays, r)
 	}

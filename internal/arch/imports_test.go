@@ -30,6 +30,7 @@ var mayImport = map[string][]string{
 	"transport/netmon":      {},
 	"transport/relay":       {"transport/magic/udp"}, // the reflector's sockets
 	"transport/natlab":      {},
+	"transport/web":         {},
 
 	"protocols":                    {"protocols/auth"},
 	"protocols/auth":               {},

@@ -74,9 +74,9 @@ type peer struct {
 	widths     map[netip.AddrPort]*path.Width // of direct paths that work
 	widthAsked time.Time
 
+	tcp   tcpWays
 	holes // through hard NATs; under mu
 
-	tcp    tcpWays
 	asks   *rate.Limiter // CallMeMaybes taken: each one makes us knock
 	recent ring          // the last packets sent
 }
