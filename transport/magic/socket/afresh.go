@@ -81,15 +81,13 @@ func (p *peer) sendSecond(b []byte, segment int, ecn byte) {
 		p.s.stats.noPath.Add(1) // QUIC asks again
 		return
 	}
-	_ = p.s.sendDirect(appendSecond(nil, b), (*route)[0].Addr, 0, ecn)
+	_ = p.s.sendDirect(appendSecond(b), (*route)[0].Addr, 0, ecn)
 }
 
-// appendSecond appends a packet marked as coming from the second port.
-func appendSecond(dst, packet []byte) []byte {
-	return append(append(dst, halfByte, secondPort), packet...)
-}
+// appendSecond marks a packet as coming from the second port.
+func appendSecond(packet []byte) []byte { return append([]byte{halfByte, secondPort}, packet...) }
 
-// parseSecond reads what appendSecond made. The packet lies in b.
+// parseSecond takes the mark off again. The packet lies in b.
 func parseSecond(b []byte) (packet []byte, ok bool) {
 	if len(b) <= secondHeader || len(b) > narrowPacket || b[0] != halfByte || b[1] != secondPort {
 		return nil, false

@@ -39,7 +39,7 @@ func TestPATH9HalfVectors(t *testing.T) {
 				require.False(t, ok, s)
 			}
 			if v.Second != "" {
-				require.Equal(t, v.Second, hex.EncodeToString(appendSecond(nil, unhex(v.Packet))))
+				require.Equal(t, v.Second, hex.EncodeToString(appendSecond(unhex(v.Packet))))
 				packet, ok := parseSecond(unhex(v.Second))
 				require.True(t, ok)
 				require.Equal(t, v.Packet, hex.EncodeToString(packet))
@@ -121,13 +121,13 @@ func FuzzHalf(f *testing.F) {
 	f.Add(appendHalf(nil, half{id: 1, second: true, b: b[:1]}), appendHalf(nil, half{id: 1, b: b[:2]}))
 	f.Add(appendHalf(nil, half{id: 1 << 31, b: b}), appendHalf(nil, half{id: 1, b: b}))
 	f.Add([]byte{halfByte, 3, 0, 0, 0, 0, 0x40}, []byte{halfByte})
-	f.Add(appendSecond(nil, b), []byte{halfByte, secondPort})
+	f.Add(appendSecond(b), []byte{halfByte, secondPort})
 	f.Fuzz(func(t *testing.T, x, y []byte) {
 		var hs halves
 		var out [MaxPacket]byte
 		for _, raw := range [][]byte{x, y} {
 			if packet, ok := parseSecond(raw); ok {
-				require.Equal(t, raw, appendSecond(nil, packet))
+				require.Equal(t, raw, appendSecond(packet))
 				require.NotZero(t, packet[0]&0xc0)
 			}
 			h, ok := parseHalf(raw)
