@@ -30,6 +30,9 @@ func (p *peer) becameDirect() {
 	if !p.relayed || !p.direct.Load() || !p.pinned() {
 		return
 	}
+	if best, _, _, _, _ := p.machine.Best(); best.TCP {
+		return // marks go in datagrams; and perhaps those come yet
+	}
 	if p.unmoved.CompareAndSwap(true, false) {
 		label := *p.label.Load()
 		if label.Port++; label.Port > lastPort {
@@ -77,11 +80,11 @@ func (p *peer) sendSecond(b []byte, segment int, ecn byte) {
 		return
 	}
 	route := p.route.Load()
-	if route == nil || len(*route) == 0 || (*route)[0].Kind() != path.Direct || len(b) > narrowPacket-secondHeader {
+	if route == nil || len(*route) == 0 || (*route)[0].Kind() != path.Direct || (*route)[0].TCP || len(b) > narrowPacket-secondHeader {
 		p.s.stats.noPath.Add(1) // QUIC asks again
 		return
 	}
-	_ = p.s.sendDirect(appendSecond(b), (*route)[0].Addr, 0, ecn)
+	_ = p.sendDirect(appendSecond(b), (*route)[0].Addr, 0, ecn)
 }
 
 // appendSecond marks a packet as coming from the second port.
