@@ -67,7 +67,7 @@ func (n *Node) Status() Status {
 		return st
 	}
 	host := n.host.Status()
-	st.Online, st.Reachability, st.NAT.Mapping = host.Online, string(host.Reachability), host.NATMapping
+	st.Online, st.Reachability, st.NAT = host.Online, string(host.Reachability), NAT{Mapping: host.NATMapping, Filtering: host.NATFiltering}
 	st.Serving = host.Serving
 	for _, r := range host.Relays {
 		id := r.Peer.String()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -17,6 +18,7 @@ import (
 	madns "github.com/multiformats/go-multiaddr-dns"
 	"github.com/quic-go/quic-go"
 
+	"github.com/alkdev/alknet-p2p/transport/discovery"
 	"github.com/alkdev/alknet-p2p/transport/magic"
 )
 
@@ -96,6 +98,7 @@ func (h *Host) join(p peer.ID) (*dial, error) {
 	d := &dial{peer: p, ctx: ctx, cancel: cancel, waiters: 1, done: make(chan struct{}), more: make(chan struct{}, 1)}
 	d.addrs = h.book.get(p)
 	h.dials[p] = d
+	h.timelines.begin(p)
 	h.wg.Go(func() {
 		d.err = h.run(d)
 		h.mu.Lock()
@@ -157,8 +160,10 @@ func (h *Host) run(d *dial) error {
 func (h *Host) dialMagic(d *dial) error {
 	c, err := h.magic.Dial(d.ctx, magic.Addr, d.peer)
 	if err != nil {
+		h.timelines.note(d.peer, stepHandshake, "failed", "%s", err)
 		return err
 	}
+	h.timelines.note(d.peer, stepHandshake, "done", "the peer has proven its key")
 	return h.offer(d.ctx, c)
 }
 
@@ -181,7 +186,16 @@ func (h *Host) dialAddrs(d *dial, magicDone <-chan struct{}) error {
 		d.mu.Unlock()
 		for i, a := range fresh {
 			h.wg.Go(func() {
-				won <- h.dialAddr(ctx, d.peer, a, time.Duration(i)*stagger)
+				err := h.dialAddr(ctx, d.peer, a, time.Duration(i)*stagger)
+				verdict, detail := "connected", a.String()
+				switch {
+				case err != nil && ctx.Err() != nil:
+					verdict = "not needed" // another way won, or time is up
+				case err != nil:
+					verdict, detail = "failed", err.Error()
+				}
+				h.timelines.note(d.peer, stepAddress, verdict, "%s", detail)
+				won <- err
 			})
 		}
 		tried += len(fresh)
@@ -250,6 +264,7 @@ func (h *Host) find(ctx context.Context, p peer.ID, found func(via peer.ID)) {
 	hinted := h.tickets[p]
 	h.mu.Unlock()
 	if hinted != nil {
+		h.recordStep(p, "ticket", "", hinted.Relays, hinted.Addrs)
 		take(hinted.Relays, hinted.Addrs)
 	}
 	var via []peer.AddrInfo
@@ -258,12 +273,19 @@ func (h *Host) find(ctx context.Context, p peer.ID, found func(via peer.ID)) {
 	}
 	early := len(h.links.Live()) == 0
 	look := func() {
+		found := 0
 		for f := range h.disc.Resolve(ctx, p, via...) {
+			found++
 			if f.Record != nil {
+				h.recordStep(p, f.Source, f.From, f.Record.Relays, f.Record.Addrs)
 				take(f.Record.Relays, f.Record.Addrs)
 			} else {
+				h.recordStep(p, f.Source, f.From, nil, f.Addrs)
 				take(nil, f.Addrs)
 			}
+		}
+		if found == 0 && ctx.Err() == nil {
+			h.timelines.note(p, stepRecord, "none", "neither the cache, nor relays, nor the DHT, nor the local network know the peer")
 		}
 	}
 	look()
@@ -276,6 +298,22 @@ func (h *Host) find(ctx context.Context, p peer.ID, found func(via peer.ID)) {
 		}
 		look()
 	}
+}
+
+// recordStep notes what a look-up found.
+func (h *Host) recordStep(p peer.ID, source discovery.Source, from peer.ID, relays []peer.AddrInfo, addrs []ma.Multiaddr) {
+	where := string(source)
+	if from != "" {
+		where += " " + from.String()
+	}
+	h.timelines.with(p, false, func(tl *timeline) {
+		tl.records++
+		names := make([]string, len(relays))
+		for i, r := range relays {
+			names[i] = r.ID.String()
+		}
+		tl.add(stepRecord, "found", fmt.Sprintf("from %s: at %d relays (%s), %d addresses of its own", where, len(relays), strings.Join(names, " "), len(addrs)))
+	})
 }
 
 // stock dials a peer at the addresses given, TCP first when it is to be a

@@ -80,12 +80,14 @@ type Host struct {
 	monitor    *netmon.Monitor
 	mapper     atomic.Pointer[portmap.Mapper] // nil when no router is asked
 	reflectors *reflectors
+	nat        *natState
 	reflecting []*relay.Reflector // what a relay answers on
 
-	book    addrBook
-	events  pathEvents
-	changes broadcast // connections came or went
-	online  onlineState
+	book      addrBook
+	events    pathEvents
+	timelines timelines
+	changes   broadcast // connections came or went
+	online    onlineState
 
 	mu       sync.Mutex
 	started  bool
@@ -177,16 +179,18 @@ func (h *Host) begin() error {
 func (h *Host) engine() (err error) {
 	h.links = newLinks(h)
 	h.reflectors = newReflectors(h)
+	h.nat = newNATState(h)
 	h.udp = h.openUDP()
 	if h.socket, err = socket.New(socket.Config{
 		Key: h.cfg.Key, Relays: h.links, UDP: h.udp, Homes: h.links.homeKeys, Other: h.reflectors.answer,
-		Known: h.cfg.Known, Disclose: h.disclose, Loopback: loopbackOnly(h.listen),
-		Events: h.pathChanged, Refresh: h.refresh, Logger: h.log,
+		Known: h.cfg.Known, Disclose: h.disclose, Loopback: loopbackOnly(h.listen), TCP: true,
+		Events: h.pathChanged, Trace: h.traced, Refresh: h.refresh, Reflects: h.reflectors.reflects, Logger: h.log,
 	}); err != nil {
 		return err
 	}
 	h.gather()
 	h.wg.Go(h.reflectors.run)
+	h.wg.Go(h.nat.run)
 	h.magic, err = magic.New(magic.Config{Key: h.cfg.Key, Socket: h.socket, Find: h.find, Logger: h.log})
 	return err
 }
@@ -433,6 +437,12 @@ func (h *Host) connected(n network.Network, c network.Conn) {
 	p := c.RemotePeer()
 	h.gater.connected(c)
 	h.changes.notify()
+	var mc *magic.Conn
+	if c.As(&mc) && !mc.Outbound() { // what was dialled here comes in by the listener too
+		h.timelines.with(p, true, func(tl *timeline) {
+			tl.add(stepHandshake, "done", "the peer dialled this node, and has proven its key")
+		})
+	}
 	h.mu.Lock()
 	if len(n.ConnsToPeer(p)) > 1 {
 		h.doubled[p] = struct{}{}
@@ -469,6 +479,8 @@ func (h *Host) watchNetwork() {
 		h.log.Info("network changed", "reason", c.Reason, "major", c.Major)
 		if c.Major {
 			h.reflectors.reset()
+			h.nat.forget()
+			h.nat.kick()
 			h.dropGone()
 			h.links.pool.Kick()
 			if m := h.mapper.Load(); m != nil {

@@ -46,12 +46,13 @@ type links struct {
 
 	mu       sync.Mutex
 	known    []relay.Key
-	observed map[relay.Key]string // where each relay sees this node
-	broken   map[relay.Key]error  // relays whose last link ended, and why
+	observed map[relay.Key]string        // where each relay sees this node
+	skew     map[relay.Key]time.Duration // how far its clock is ahead of ours
+	broken   map[relay.Key]error         // relays whose last link ended, and why
 }
 
 func newLinks(h *Host) *links {
-	l := &links{h: h, observed: make(map[relay.Key]string), broken: make(map[relay.Key]error)}
+	l := &links{h: h, observed: make(map[relay.Key]string), skew: make(map[relay.Key]time.Duration), broken: make(map[relay.Key]error)}
 	l.live.Store(new([]relay.Key))
 	return l
 }
@@ -178,6 +179,7 @@ func (l *links) setLive(k relay.Key, up bool, cause error) {
 		}
 		l.broken[k] = cause
 		delete(l.observed, k)
+		delete(l.skew, k)
 	}
 	l.live.Store(&list)
 }
@@ -188,8 +190,12 @@ func (l *links) welcomed(k relay.Key, w relay.Welcome) {
 	if w.Observed != "" {
 		l.observed[k] = w.Observed
 	}
+	if w.Time != 0 {
+		l.skew[k] = w.ClockSkew(time.Now())
+	}
 	l.mu.Unlock()
 	l.h.reflectors.learn(k, w.Features)
+	l.h.gather()
 	l.h.disc.LearnRelays(w.Records)
 }
 

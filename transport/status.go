@@ -31,6 +31,7 @@ type Status struct {
 	Online       bool
 	Reachability Reachability
 	NATMapping   string // RFC 4787: none, endpoint-independent, address-and-port-dependent, unknown
+	NATFiltering string // the same words, and address-dependent
 	Relays       []RelayStatus
 	Serving      *Serving // nil unless this node is a relay
 }
@@ -55,9 +56,9 @@ type RelayStatus struct {
 // Status tells the state at this moment.
 func (h *Host) Status() Status {
 	if !h.running() {
-		return Status{Reachability: ReachabilityUnknown, NATMapping: "unknown"}
+		return Status{Reachability: ReachabilityUnknown, NATMapping: "unknown", NATFiltering: "unknown"}
 	}
-	st := Status{Online: h.online.is() && h.linked(), Reachability: h.reachability(), NATMapping: h.reflectors.mapping(), Serving: h.serving()}
+	st := Status{Online: h.online.is() && h.linked(), Reachability: h.reachability(), NATMapping: h.reflectors.mapping(), NATFiltering: h.nat.get(false).Filtering, Serving: h.serving()}
 	for _, home := range h.links.pool.Homes() {
 		p, err := magic.PeerID(home.Key)
 		if err != nil {
@@ -83,6 +84,7 @@ func (h *Host) serving() *Serving {
 		s.Reflect.Answered += one.Answered
 		s.Reflect.Malformed += one.Malformed
 		s.Reflect.Limited += one.Limited
+		s.Reflect.NoOther += one.NoOther
 	}
 	return s
 }

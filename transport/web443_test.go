@@ -163,6 +163,24 @@ func TestPATH31ThroughProxy(t *testing.T) {
 	require.Equal(t, "http://"+proxy, link.Proxy, "where it is, without the password")
 	require.Empty(t, b.Status().Relays[0].Proxy)
 	require.Positive(t, asked.Load())
+
+	// PATH-34: doctor looks at the proxy as well, and does not tell its password.
+	checks, err := a.Doctor(t.Context(), transport.DoctorOptions{})
+	require.NoError(t, err)
+	checked := map[string]transport.Check{}
+	for _, c := range checks {
+		require.NotContains(t, fmt.Sprint(c), "secret")
+		checked[c.Name] = c
+	}
+	require.True(t, checked["proxy"].OK, "%+v", checked["proxy"])
+	require.Contains(t, checked["proxy"].Detail, proxy)
+	require.True(t, checked["dns"].OK, "%+v", checked["dns"])
+	server.Close()
+	checks, err = a.Doctor(t.Context(), transport.DoctorOptions{})
+	require.NoError(t, err)
+	require.True(t, slices.ContainsFunc(checks, func(c transport.Check) bool {
+		return c.Name == "proxy" && !c.OK && strings.Contains(c.Cause, "the proxy does not answer")
+	}), "%+v", checks)
 }
 
 // PATH-31: what cannot be is said before anything starts, without the password.

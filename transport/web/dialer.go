@@ -46,6 +46,25 @@ func (d *Dialer) Proxied(local ma.Multiaddr) string {
 	return d.proxy.String()
 }
 
+// TryProxy opens a connection to the TCP port an address begins with through the
+// proxy alone, and closes it again. It names the proxy, "" when there is none.
+func (d *Dialer) TryProxy(ctx context.Context, a ma.Multiaddr) (proxy string, err error) {
+	if d.proxy == nil {
+		return "", nil
+	}
+	_, address, err := endpoint(a)
+	if err != nil {
+		return d.proxy.String(), err
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	c, err := d.proxy.dial(ctx, address)
+	if err != nil {
+		return d.proxy.String(), err
+	}
+	return d.proxy.String(), c.Close()
+}
+
 // dial opens a connection to the TCP port an address begins with.
 func (d *Dialer) dial(ctx context.Context, a ma.Multiaddr) (*conn, error) {
 	tcpNetwork, address, err := endpoint(a)

@@ -53,9 +53,14 @@ type peer struct {
 	direct     atomic.Bool                      // and it is direct
 	admitted   atomic.Bool                      // may know our addresses (PATH-13)
 	doubted    atomic.Int64                     // when a packet last came over another path than our direct one
+	owing      atomic.Bool                      // a pong ended a silence in which packets were lost
 	wide       atomic.Pointer[[]netip.AddrPort] // direct paths that carry MaxPacket
 	wideSent   atomic.Int64                     // packets for whose sake that is asked again
 	halves     atomic.Pointer[halves]
+	label      atomic.Pointer[net.UDPAddr] // where its packets come from, as QUIC sees it
+	unmoved    atomic.Bool                 // no connection had a new label yet
+	probing    atomic.Bool                 // our QUIC asks about its second port
+	exit       atomic.Pointer[exit]        // the socket by which one of its addresses is sent to; nil: the common ones
 
 	mu         sync.Mutex
 	machine    path.Machine
@@ -71,6 +76,11 @@ type peer struct {
 	kick       chan struct{}
 	widths     map[netip.AddrPort]*path.Width // of direct paths that work
 	widthAsked time.Time
+	relayed    bool      // packets went over a relay
+	onDirect   []*func() // called once when they do not any more
+
+	tcp   tcpWays
+	holes // through hard NATs; under mu
 
 	asks   *rate.Limiter // CallMeMaybes taken: each one makes us knock
 	recent ring          // the last packets sent
@@ -115,7 +125,7 @@ func (r *ring) each(now int64, f func(b []byte)) {
 }
 
 func newPeer(s *Socket, k relay.Key) *peer {
-	return &peer{
+	p := &peer{
 		s:       s,
 		key:     k,
 		addr:    net.UDPAddrFromAddrPort(VirtualAddr(k)),
@@ -126,6 +136,8 @@ func newPeer(s *Socket, k relay.Key) *peer {
 		asks:    rate.NewLimiter(asksPerSecond, asksAtOnce),
 		kick:    make(chan struct{}, 1),
 	}
+	p.label.Store(p.addr)
+	return p
 }
 
 // pin keeps the peer, and its keys, for a connection, whoever else comes
@@ -139,6 +151,7 @@ func (p *peer) pin() error {
 		}
 	}
 	p.pins.Add(1)
+	p.unmoved.Store(true)
 	return nil
 }
 
@@ -262,6 +275,10 @@ func (p *peer) send(b []byte, segment int, ecn byte) {
 }
 
 func (p *peer) sendOver(id path.ID, b []byte, segment int, ecn byte) {
+	if id.TCP {
+		p.sendTCP(id, b, segment)
+		return
+	}
 	if id.Kind() == path.Direct {
 		p.sendStraight(id.Addr, b, segment, ecn)
 		return
@@ -309,7 +326,7 @@ func (p *peer) gonePaths(a netip.AddrPort) {
 	p.mu.Lock()
 	now := p.s.time(p.s.now())
 	for _, id := range p.machine.IDs() {
-		if id.Kind() == path.Direct && (!a.IsValid() || id.Addr == a) {
+		if id.Kind() == path.Direct && (!a.IsValid() || id.Addr == a && !id.TCP) {
 			p.machine.Lost(now, id, "peer says it is gone", true)
 		}
 	}
@@ -343,13 +360,17 @@ func (p *peer) pong(id path.ID, m disco.Pong) bool {
 	delete(p.pending, m.TxID)
 	if id.Kind() == path.Relayed {
 		p.proveLocked(id.Relay)
+	} else {
+		p.answeredFrom = id.Addr.Addr()
 	}
 	at := p.s.now()
-	p.heard(id, false, at)
+	if p.heard(id, false, at) {
+		p.owing.Store(true)
+	}
 	now := p.s.time(at)
 	if m.BootID != (disco.BootID{}) && p.boots.Check(m.BootID, true) == disco.BootRestarted {
 		for _, o := range p.machine.IDs() {
-			if o != id {
+			if o != id && !p.outlives(o, m.BootID) {
 				p.machine.Lost(now, o, "peer was restarted", true)
 			}
 		}
@@ -390,7 +411,11 @@ func (p *peer) apply() {
 	best, state, _, _, ok := p.machine.Best()
 	settled := ok && state == path.Valid
 	again := !p.settled.Swap(settled) && settled
-	p.direct.Store(settled && best.Kind() == path.Direct)
+	direct := settled && best.Kind() == path.Direct
+	if p.direct.Swap(direct) && !direct {
+		p.punchOn()
+	}
+	p.relayed = p.relayed || settled && best.Kind() == path.Relayed
 	p.quiet.Store(int64(p.machine.Quiet()))
 	old := p.route.Load()
 	route := p.machine.Route()
@@ -404,7 +429,9 @@ func (p *peer) apply() {
 		p.replayOver(best, now) // what it carried while it did not work
 	}
 	p.takeFrom()
+	p.dropExit()
 	p.forgetWidths()
+	p.becameDirect()
 	for _, ev := range p.machine.Events() {
 		p.s.log.Debug("path changed", "peer", p.key, "path", ev.Path.Kind(), "event", ev.Kind, "addr", ev.Path.Addr, "relay", relay.Key(ev.Path.Relay), "reason", ev.Reason)
 		if p.s.cfg.Events != nil {
@@ -422,9 +449,10 @@ func (p *peer) apply() {
 // takeFrom makes the addresses that have answered those from which packets are
 // taken (PATH-8). The caller holds p.mu.
 func (p *peer) takeFrom() {
+	p.takeFromTCP()
 	var paths []netip.AddrPort
 	for _, id := range p.machine.IDs() {
-		if id.Kind() != path.Direct {
+		if id.Kind() != path.Direct || id.TCP {
 			continue
 		}
 		if st := p.machine.State(id); st == path.Valid || st == path.Suspect {
@@ -459,7 +487,7 @@ func (p *peer) replayOver(id path.ID, now int64) {
 
 // ping asks a path for the machine. The caller holds p.mu.
 func (p *peer) ping(id path.ID) {
-	if p.isWide(id.Addr) {
+	if !id.TCP && p.isWide(id.Addr) {
 		p.pingSized(id, MaxPacket) // before the narrow one: see path.Width
 	}
 	p.sendPing(id, narrowPacket, false, false)
@@ -484,21 +512,28 @@ func (p *peer) sendPing(id path.ID, size int, wide, aside bool) {
 	asked := pending{id: id, sent: now, wide: wide, aside: aside}
 	if id.Kind() == path.Relayed {
 		p.pending[tx] = asked
-		p.s.sendDisco(id, p.key, ping)
+		p.sendDisco(id, ping)
 		return
 	}
 	// Padded, so that the answer also tells that the path carries full packets
 	// (PATH-9). An address that has not answered is introduced to.
 	var box []byte
 	var err error
+	if id.TCP {
+		p.pending[tx] = asked
+		p.pingTCP(id, ping)
+		return
+	}
 	if p.machine.State(id) == path.Valid {
 		box, err = p.s.id.SealDirect(nil, p.key, ping.Sized(disco.Direct, size))
 	} else {
 		if p.machine.State(id) == path.Probing && !p.s.probes.Allow() {
 			p.s.stats.probesHeld.Add(1)
+			p.trace(Trace{Kind: TraceHeld, Addr: id.Addr})
 			return
 		}
 		p.s.stats.probes.Add(1)
+		p.trace(Trace{Kind: TraceProbed, Addr: id.Addr})
 		box, err = p.s.id.SealIntroduction(nil, p.key, ping.Sized(disco.Introduction, size))
 	}
 	if err != nil {
@@ -508,7 +543,7 @@ func (p *peer) sendPing(id path.ID, size int, wide, aside bool) {
 		p.width(id.Addr).Asked(now, p.isWide(id.Addr))
 	}
 	p.pending[tx] = asked
-	_ = p.s.sendDirect(box, id.Addr, 0, 0)
+	_ = p.sendDirect(box, id.Addr, 0, 0)
 }
 
 // wake makes the loop look now, starting it when it does not run.
@@ -559,6 +594,7 @@ func (p *peer) run() {
 		if p.admitted.Load() && !p.direct.Load() && p.active(now) && p.s.time(now).Sub(p.called) >= callEvery {
 			p.call(p.s.time(now))
 		}
+		p.considerTCP(p.s.time(now))
 		p.mu.Unlock()
 		if !p.active(now) && p.s.forgetCold(p) {
 			return
