@@ -61,23 +61,23 @@ func (h *Host) webTLS() *tls.Config {
 // else's, or closed to users without privileges: the relay does without, unless
 // a certificate was asked for.
 func (h *Host) bindWeb() error {
-	var failed error
-	bound := 0
+	var failed error // on IPv4, which every machine has
 	for _, host := range []string{"/ip4/0.0.0.0", "/ip6/::"} {
 		for _, rest := range []string{"", "/tls/ws"} {
 			a := ma.StringCast(fmt.Sprintf("%s/tcp/%d%s", host, web.Port, rest))
 			if err := h.listenOn(a); err != nil {
-				if failed == nil {
+				if a[0].Code() == ma.P_IP4 {
 					failed = fmt.Errorf("%w on %s: %w", ErrBind, a, err)
+				} else {
+					h.log.Info("not listening on IPv6", "addr", a, "err", err)
 				}
 				break
 			}
 			h.listen = append(h.listen, a)
-			bound++
 		}
 	}
 	switch {
-	case bound > 0:
+	case failed == nil:
 		return nil
 	case h.cfg.Relay.Domain != "" || h.cfg.Relay.CertFile != "":
 		return fmt.Errorf("a relay with a certificate needs TCP port %d: %w", web.Port, failed)

@@ -175,3 +175,24 @@ func TestPATH31NothingButTheWeb(t *testing.T) {
 		both(t, n)
 	})
 }
+
+// PATH-31: port 443 may be somebody else's. A relay does without and says so;
+// one that is to have a certificate does not start, and says what it needs.
+func TestPATH31PortOfSomebodyElse(t *testing.T) {
+	lab := newLab(t, []string{"relay"})
+	l := listenAt(t, lab.Host("relay"), 443)
+	t.Cleanup(func() { _ = l.Close() })
+	relay := newProc(t, lab.Host("relay"), "")
+	_, errs, code := relay.run("up", "--relay", "--domain", relayDomain, "--passphrase-file", relay.passphrase())
+	require.Equal(t, 1, code, errs)
+	require.Contains(t, errs, "a relay with a certificate needs TCP port 443")
+	relay.up("--relay")
+	require.Contains(t, relay.log.String(), "not listening on TCP port 443")
+	ticket, err := discovery.ParseTicket(relay.ticket())
+	require.NoError(t, err)
+	for _, a := range ticket.Addrs {
+		if a[0].Code() == ma.P_IP4 {
+			require.NotContains(t, a.String(), "/tcp/443")
+		}
+	}
+}
