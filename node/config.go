@@ -35,7 +35,8 @@ type Config struct {
 	Join []string
 	// Listen are multiaddrs to listen on. When nil: QUIC, TCP and WebSocket on
 	// every interface, on port 4242 for a relay, else on a port chosen once and
-	// kept in CacheDir. Nothing when empty but not nil.
+	// kept in CacheDir; a relay on TCP port 443 too, where it may, with WebSocket
+	// below TLS. Nothing when empty but not nil.
 	Listen []string
 	// Relay makes this node a relay, bootstrap node and DHT server.
 	Relay *RelayConfig
@@ -57,6 +58,10 @@ type Config struct {
 	// Port is the UDP port of direct paths; the default is chosen once and kept
 	// in CacheDir.
 	Port uint16
+	// Proxy is an HTTP or SOCKS5 proxy to dial TCP through where the straight way
+	// is blocked: http://[user:password@]host:port or socks5://…. None when empty;
+	// the environment is not asked.
+	Proxy string
 	// CacheDir keeps what was learnt of the network over restarts; memory only
 	// when empty.
 	CacheDir string
@@ -99,6 +104,20 @@ type RelayConfig struct {
 	// 0 for the default of 10 Mbit/s, negative for no limit. Peers in the
 	// registry are not limited.
 	Rate int64
+	// Domain is the name under which others reach TCP port 443 of this machine;
+	// its certificate comes from an ACME authority unless CertFile says otherwise.
+	// Without one the relay is reached by IP address, with a certificate that it
+	// signs itself.
+	Domain string
+	// CertFile and KeyFile are PEM files of a certificate chain and its key, read
+	// again when they change.
+	CertFile, KeyFile string
+	// ACMEDirectory is the URL of the authority, Let's Encrypt when empty. Naming a
+	// Domain is to agree to its terms of service.
+	ACMEDirectory string
+	// ACMERoots is a PEM file of certificates that the authority's server is
+	// checked against; the system's when empty.
+	ACMERoots string
 }
 
 // transport translates the part that concerns the host.
@@ -107,7 +126,7 @@ func (c *Config) transport(a *access) (transport.Config, error) {
 		Key: c.Key, Generation: c.Generation, HandOvers: c.HandOvers, Network: c.Network, Listen: c.Listen,
 		PublishAddrs: c.PublishAddrs, HideIP: c.HideIP, NoRelays: c.NoRelays, DiscloseKnown: c.DiscloseKnown,
 		Stranger: a.isStranger, ConnsPerSource: a.connsPerSource,
-		External: c.External, Port: c.Port, Known: knownTo(c.Peers), CacheDir: c.CacheDir, NoMDNS: c.NoMDNS, NoPortMapping: c.NoPortMapping, Logger: c.Logger,
+		External: c.External, Port: c.Port, Proxy: c.Proxy, Known: knownTo(c.Peers), CacheDir: c.CacheDir, NoMDNS: c.NoMDNS, NoPortMapping: c.NoPortMapping, Logger: c.Logger,
 	}
 	if c.NextKey != nil {
 		t.Next = sha256.Sum256(append([]byte("alknet-next-v1"), c.NextKey...)) // PATH-37
@@ -120,7 +139,7 @@ func (c *Config) transport(a *access) (transport.Config, error) {
 		t.Join = append(t.Join, ticket)
 	}
 	if c.Relay != nil {
-		t.Relay = &transport.RelayConfig{Rate: c.Relay.Rate}
+		t.Relay = new(transport.RelayConfig(*c.Relay))
 	}
 	return t, nil
 }

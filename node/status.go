@@ -40,6 +40,7 @@ type RelayStatus struct {
 	Home   bool     `json:"home"`
 	Up     bool     `json:"up"`
 	Error  string   `json:"error,omitempty"` // why it is down
+	Proxy  string   `json:"proxy,omitempty"` // through which the link goes
 }
 
 // SessionStatus is one session.
@@ -66,14 +67,14 @@ func (n *Node) Status() Status {
 		return st
 	}
 	host := n.host.Status()
-	st.Online, st.Reachability, st.NAT.Mapping = host.Online, string(host.Reachability), host.NATMapping
+	st.Online, st.Reachability, st.NAT = host.Online, string(host.Reachability), NAT{Mapping: host.NATMapping, Filtering: host.NATFiltering}
 	st.Serving = host.Serving
 	for _, r := range host.Relays {
 		id := r.Peer.String()
 		if st.HomeRelay == nil && r.Home && r.Up {
 			st.HomeRelay = &id
 		}
-		rs := RelayStatus{PeerID: id, Addr: r.Addr, RTT: millis(r.RTT), Home: r.Home, Up: r.Up}
+		rs := RelayStatus{PeerID: id, Addr: r.Addr, RTT: millis(r.RTT), Home: r.Home, Up: r.Up, Proxy: r.Proxy}
 		if r.Err != nil && !r.Up {
 			rs.Error = r.Err.Error()
 		}

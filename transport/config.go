@@ -30,7 +30,8 @@ type Config struct {
 	Network string
 	// Listen are multiaddrs to listen on. When nil: QUIC, TCP and WebSocket on
 	// every interface, on port 4242 for a relay, else on a port chosen once and
-	// kept in CacheDir. Nothing when empty but not nil.
+	// kept in CacheDir; a relay on TCP port 443 too, where it may, with WebSocket
+	// below TLS (…/tcp/443/tls/ws). Nothing when empty but not nil.
 	Listen []string
 	// Join are tickets of nodes to enter the network by.
 	Join []*discovery.Ticket
@@ -71,6 +72,10 @@ type Config struct {
 	// Port is the UDP port of the direct paths; the default is chosen once and
 	// kept in CacheDir.
 	Port uint16
+	// Proxy is an HTTP or SOCKS5 proxy to dial TCP through where the straight way
+	// is blocked: http://[user:password@]host:port or socks5://…. None when empty;
+	// the environment is not asked.
+	Proxy string
 	// CacheDir keeps what was learnt of the network over restarts; memory only
 	// when empty.
 	CacheDir string
@@ -87,6 +92,20 @@ type RelayConfig struct {
 	// Rate is what one client that is not known may send, in bits per second:
 	// 0 for the default of 10 Mbit/s, negative for no limit.
 	Rate int64
+	// Domain is the name under which others reach TCP port 443 of this machine;
+	// it has a certificate then (PATH-31), of an ACME authority unless CertFile
+	// says otherwise. Without one it is reached by IP address, with a certificate
+	// it signs itself.
+	Domain string
+	// CertFile and KeyFile are PEM files of a certificate chain and its key, read
+	// again when they change.
+	CertFile, KeyFile string
+	// ACMEDirectory is the URL of the authority, Let's Encrypt when empty. Naming a
+	// Domain is to agree to its terms of service.
+	ACMEDirectory string
+	// ACMERoots is a PEM file of certificates that the authority's server is
+	// checked against; the system's when empty.
+	ACMERoots string
 }
 
 // DefaultNetwork is the name of the network nodes join when none is given.

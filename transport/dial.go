@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -17,6 +18,7 @@ import (
 	madns "github.com/multiformats/go-multiaddr-dns"
 	"github.com/quic-go/quic-go"
 
+	"github.com/alkdev/alknet-p2p/transport/discovery"
 	"github.com/alkdev/alknet-p2p/transport/magic"
 )
 
@@ -96,6 +98,7 @@ func (h *Host) join(p peer.ID) (*dial, error) {
 	d := &dial{peer: p, ctx: ctx, cancel: cancel, waiters: 1, done: make(chan struct{}), more: make(chan struct{}, 1)}
 	d.addrs = h.book.get(p)
 	h.dials[p] = d
+	h.timelines.begin(p)
 	h.wg.Go(func() {
 		d.err = h.run(d)
 		h.mu.Lock()
@@ -157,8 +160,10 @@ func (h *Host) run(d *dial) error {
 func (h *Host) dialMagic(d *dial) error {
 	c, err := h.magic.Dial(d.ctx, magic.Addr, d.peer)
 	if err != nil {
+		h.timelines.note(d.peer, stepHandshake, "failed", "%s", err)
 		return err
 	}
+	h.timelines.note(d.peer, stepHandshake, "done", "the peer has proven its key")
 	return h.offer(d.ctx, c)
 }
 
@@ -181,7 +186,16 @@ func (h *Host) dialAddrs(d *dial, magicDone <-chan struct{}) error {
 		d.mu.Unlock()
 		for i, a := range fresh {
 			h.wg.Go(func() {
-				won <- h.dialAddr(ctx, d.peer, a, time.Duration(i)*stagger)
+				err := h.dialAddr(ctx, d.peer, a, time.Duration(i)*stagger)
+				verdict, detail := "connected", a.String()
+				switch {
+				case err != nil && ctx.Err() != nil:
+					verdict = "not needed" // another way won, or time is up
+				case err != nil:
+					verdict, detail = "failed", err.Error()
+				}
+				h.timelines.note(d.peer, stepAddress, verdict, "%s", detail)
+				won <- err
 			})
 		}
 		tried += len(fresh)
@@ -250,6 +264,7 @@ func (h *Host) find(ctx context.Context, p peer.ID, found func(via peer.ID)) {
 	hinted := h.tickets[p]
 	h.mu.Unlock()
 	if hinted != nil {
+		h.recordStep(p, "ticket", "", hinted.Relays, hinted.Addrs)
 		take(hinted.Relays, hinted.Addrs)
 	}
 	var via []peer.AddrInfo
@@ -258,12 +273,19 @@ func (h *Host) find(ctx context.Context, p peer.ID, found func(via peer.ID)) {
 	}
 	early := len(h.links.Live()) == 0
 	look := func() {
+		found := 0
 		for f := range h.disc.Resolve(ctx, p, via...) {
+			found++
 			if f.Record != nil {
+				h.recordStep(p, f.Source, f.From, f.Record.Relays, f.Record.Addrs)
 				take(f.Record.Relays, f.Record.Addrs)
 			} else {
+				h.recordStep(p, f.Source, f.From, nil, f.Addrs)
 				take(nil, f.Addrs)
 			}
+		}
+		if found == 0 && ctx.Err() == nil {
+			h.timelines.note(p, stepRecord, "none", "neither the cache, nor relays, nor the DHT, nor the local network know the peer")
 		}
 	}
 	look()
@@ -278,6 +300,22 @@ func (h *Host) find(ctx context.Context, p peer.ID, found func(via peer.ID)) {
 	}
 }
 
+// recordStep notes what a look-up found.
+func (h *Host) recordStep(p peer.ID, source discovery.Source, from peer.ID, relays []peer.AddrInfo, addrs []ma.Multiaddr) {
+	where := string(source)
+	if from != "" {
+		where += " " + from.String()
+	}
+	h.timelines.with(p, false, func(tl *timeline) {
+		tl.records++
+		names := make([]string, len(relays))
+		for i, r := range relays {
+			names[i] = r.ID.String()
+		}
+		tl.add(stepRecord, "found", fmt.Sprintf("from %s: at %d relays (%s), %d addresses of its own", where, len(relays), strings.Join(names, " "), len(addrs)))
+	})
+}
+
 // stock dials a peer at the addresses given, TCP first when it is to be a
 // relay link (PATH-25), and returns the connection.
 func (h *Host) stock(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (network.Conn, error) {
@@ -286,18 +324,31 @@ func (h *Host) stock(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (netw
 	}
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	addrs = slices.Clone(addrs[:min(len(addrs), maxDialed)])
-	slices.SortStableFunc(addrs, func(a, b ma.Multiaddr) int { return linkRank(a) - linkRank(b) })
+	addrs = linkOrder(addrs)
+	addrs = addrs[:min(len(addrs), maxDialed)]
 	errc := make(chan error, len(addrs))
-	for i, a := range addrs {
-		h.wg.Go(func() { errc <- h.dialAddr(ctx, p, a, time.Duration(i)*stagger) })
+	begun := 0
+	begin := func() {
+		if begun < len(addrs) && (begun == 0 || ctx.Err() == nil) {
+			a := addrs[begun]
+			begun++
+			h.wg.Go(func() { errc <- h.dialAddr(ctx, p, a, 0) })
+		}
 	}
+	next := time.NewTicker(stagger)
+	defer next.Stop()
 	var (
 		errs   []error
 		giveUp *time.Timer
 	)
-	for range addrs {
-		err := <-errc
+	for begin(); len(errs) < begun; {
+		var err error
+		select {
+		case <-next.C:
+			begin()
+			continue
+		case err = <-errc:
+		}
 		if err == nil {
 			if c := h.stockConn(p); c != nil {
 				return c, nil
@@ -305,6 +356,8 @@ func (h *Host) stock(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (netw
 			err = errors.New("connection lost")
 		}
 		errs = append(errs, err)
+		begin() // what has failed is not waited for
+		next.Reset(stagger)
 		if giveUp == nil && errors.Is(err, syscall.ECONNREFUSED) {
 			// The machine is there, what is dialled is not: whoever is dialled by a
 			// way that is blocked does not answer either, and it is dialled again.
@@ -317,7 +370,7 @@ func (h *Host) stock(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (netw
 	return nil, errors.Join(errs...)
 }
 
-// linkRank orders addresses for relay links: TCP carries more than QUIC there.
+// linkRank orders connections for relay links: TCP carries more than QUIC there.
 func linkRank(a ma.Multiaddr) int {
 	if len(a) == 2 && a[1].Protocol().Code == ma.P_TCP {
 		return 0
@@ -340,7 +393,7 @@ func (h *Host) dialAddr(ctx context.Context, p peer.ID, a ma.Multiaddr, after ti
 			return context.Cause(ctx)
 		}
 	}
-	addrs, err := madns.DefaultResolver.Resolve(ctx, a)
+	addrs, err := h.resolve(ctx, a)
 	if err != nil {
 		return fmt.Errorf("resolve %s: %w", a, err)
 	}
@@ -359,6 +412,14 @@ func (h *Host) dialAddr(ctx context.Context, p peer.ID, a ma.Multiaddr, after ti
 		return h.offer(ctx, c)
 	}
 	return err
+}
+
+// resolve replaces a name by addresses, unless the transport does it itself.
+func (h *Host) resolve(ctx context.Context, a ma.Multiaddr) ([]ma.Multiaddr, error) {
+	if s, ok := h.swarm.TransportForDialing(a).(transport.SkipResolver); ok && s.SkipResolve(ctx, a) {
+		return []ma.Multiaddr{a}, nil
+	}
+	return madns.DefaultResolver.Resolve(ctx, a)
 }
 
 // offer brings a connection dialled here into the swarm and waits until it is

@@ -25,14 +25,14 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/core/transport"
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	quictransport "github.com/libp2p/go-libp2p/p2p/transport/quic"
-	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
-	"github.com/libp2p/go-libp2p/p2p/transport/websocket"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcpreuse"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/alkdev/alknet-p2p/transport/discovery"
@@ -42,6 +42,7 @@ import (
 	"github.com/alkdev/alknet-p2p/transport/netmon"
 	"github.com/alkdev/alknet-p2p/transport/portmap"
 	"github.com/alkdev/alknet-p2p/transport/relay"
+	"github.com/alkdev/alknet-p2p/transport/web"
 )
 
 // ErrClosed: the host was closed, or not started. It matches net.ErrClosed.
@@ -73,16 +74,20 @@ type Host struct {
 	links  *links
 	server *relay.Server // nil unless a relay
 	gater  *gater
+	dialer *web.Dialer       // of TCP connections
+	certs  *web.Certificates // nil unless a relay
 
 	monitor    *netmon.Monitor
 	mapper     atomic.Pointer[portmap.Mapper] // nil when no router is asked
 	reflectors *reflectors
+	nat        *natState
 	reflecting []*relay.Reflector // what a relay answers on
 
-	book    addrBook
-	events  pathEvents
-	changes broadcast // connections came or went
-	online  onlineState
+	book      addrBook
+	events    pathEvents
+	timelines timelines
+	changes   broadcast // connections came or went
+	online    onlineState
 
 	mu       sync.Mutex
 	started  bool
@@ -118,6 +123,9 @@ func New(cfg Config) (*Host, error) {
 		doubled:  make(map[peer.ID]struct{}),
 	}
 	h.gater = newGater(cfg.ConnsPerSource, h.sourceOf)
+	if err := h.prepareWeb(); err != nil {
+		return nil, err
+	}
 	if h.key, err = magic.KeyOf(id); err != nil {
 		return nil, fmt.Errorf("config: Key: %w", err)
 	}
@@ -171,16 +179,18 @@ func (h *Host) begin() error {
 func (h *Host) engine() (err error) {
 	h.links = newLinks(h)
 	h.reflectors = newReflectors(h)
+	h.nat = newNATState(h)
 	h.udp = h.openUDP()
 	if h.socket, err = socket.New(socket.Config{
 		Key: h.cfg.Key, Relays: h.links, UDP: h.udp, Homes: h.links.homeKeys, Other: h.reflectors.answer,
-		Known: h.cfg.Known, Disclose: h.disclose, Loopback: loopbackOnly(h.listen),
-		Events: h.pathChanged, Refresh: h.refresh, Logger: h.log,
+		Known: h.cfg.Known, Disclose: h.disclose, Loopback: loopbackOnly(h.listen), TCP: true,
+		Events: h.pathChanged, Trace: h.traced, Refresh: h.refresh, Reflects: h.reflectors.reflects, Logger: h.log,
 	}); err != nil {
 		return err
 	}
 	h.gather()
 	h.wg.Go(h.reflectors.run)
+	h.wg.Go(h.nat.run)
 	h.magic, err = magic.New(magic.Config{Key: h.cfg.Key, Socket: h.socket, Find: h.find, Logger: h.log})
 	return err
 }
@@ -200,6 +210,9 @@ func (h *Host) enter(ctx context.Context) error {
 	h.startMapper()
 	h.wg.Go(h.watchNetwork)
 	h.wg.Go(h.reap)
+	if h.certs != nil {
+		h.wg.Go(func() { h.certs.Run(h.ctx) })
+	}
 	if h.cfg.Relay != nil || h.cfg.NoRelays || len(h.cfg.Join) == 0 {
 		h.online.set() // nobody else to ask (PATH-35)
 	}
@@ -229,13 +242,15 @@ func (h *Host) build() error {
 		libp2p.NoListenAddrs,
 		libp2p.Transport(h.magic.Constructor),
 		libp2p.Transport(quictransport.NewTransport),
-		// From a port of its own, which DisableReuseport alone does not do for a
-		// shared listener: two hosts that dial each other at once from their
-		// listeners' ports make one TCP connection of two clients and no server.
-		libp2p.Transport(tcp.NewTCPTransport, tcp.WithDialerForAddr(func(ma.Multiaddr) (tcp.ContextDialer, error) {
-			return new(net.Dialer), nil
-		})),
-		libp2p.Transport(websocket.New),
+		// From ports of their own, which libp2p's do not for a shared listener: two
+		// hosts that dial each other at once from their listeners' ports make one
+		// TCP connection of two clients and no server.
+		libp2p.Transport(func(u transport.Upgrader, r network.ResourceManager, shared *tcpreuse.ConnMgr) (*web.TCP, error) {
+			return web.NewTCP(h.dialer, u, r, shared)
+		}),
+		libp2p.Transport(func(u transport.Upgrader, r network.ResourceManager, shared *tcpreuse.ConnMgr) (*web.WebSocket, error) {
+			return web.NewWebSocket(h.dialer, h.webTLS(), u, r, shared)
+		}),
 		libp2p.ShareTCPListener(),
 		libp2p.Security(libp2ptls.ID, promptTLS),
 		libp2p.Security(noise.ID, promptNoise),
@@ -243,7 +258,7 @@ func (h *Host) build() error {
 		libp2p.ResourceManager(limits),
 		libp2p.ConnectionManager(conns),
 		libp2p.ConnectionGater(h.gater),
-		libp2p.AddrsFactory(magic.Strip), // PATH-1
+		libp2p.AddrsFactory(h.advertised),
 		// What peers claim to see is no ground to advertise an address (PATH-1):
 		// this node counts what its own relays see instead.
 		libp2p.DisableIdentifyAddressDiscovery(),
@@ -422,6 +437,12 @@ func (h *Host) connected(n network.Network, c network.Conn) {
 	p := c.RemotePeer()
 	h.gater.connected(c)
 	h.changes.notify()
+	var mc *magic.Conn
+	if c.As(&mc) && !mc.Outbound() { // what was dialled here comes in by the listener too
+		h.timelines.with(p, true, func(tl *timeline) {
+			tl.add(stepHandshake, "done", "the peer dialled this node, and has proven its key")
+		})
+	}
 	h.mu.Lock()
 	if len(n.ConnsToPeer(p)) > 1 {
 		h.doubled[p] = struct{}{}
@@ -458,6 +479,8 @@ func (h *Host) watchNetwork() {
 		h.log.Info("network changed", "reason", c.Reason, "major", c.Major)
 		if c.Major {
 			h.reflectors.reset()
+			h.nat.forget()
+			h.nat.kick()
 			h.dropGone()
 			h.links.pool.Kick()
 			if m := h.mapper.Load(); m != nil {

@@ -46,12 +46,13 @@ type links struct {
 
 	mu       sync.Mutex
 	known    []relay.Key
-	observed map[relay.Key]string // where each relay sees this node
-	broken   map[relay.Key]error  // relays whose last link ended, and why
+	observed map[relay.Key]string        // where each relay sees this node
+	skew     map[relay.Key]time.Duration // how far its clock is ahead of ours
+	broken   map[relay.Key]error         // relays whose last link ended, and why
 }
 
 func newLinks(h *Host) *links {
-	l := &links{h: h, observed: make(map[relay.Key]string), broken: make(map[relay.Key]error)}
+	l := &links{h: h, observed: make(map[relay.Key]string), skew: make(map[relay.Key]time.Duration), broken: make(map[relay.Key]error)}
 	l.live.Store(new([]relay.Key))
 	return l
 }
@@ -178,6 +179,7 @@ func (l *links) setLive(k relay.Key, up bool, cause error) {
 		}
 		l.broken[k] = cause
 		delete(l.observed, k)
+		delete(l.skew, k)
 	}
 	l.live.Store(&list)
 }
@@ -188,8 +190,12 @@ func (l *links) welcomed(k relay.Key, w relay.Welcome) {
 	if w.Observed != "" {
 		l.observed[k] = w.Observed
 	}
+	if w.Time != 0 {
+		l.skew[k] = w.ClockSkew(time.Now())
+	}
 	l.mu.Unlock()
 	l.h.reflectors.learn(k, w.Features)
+	l.h.gather()
 	l.h.disc.LearnRelays(w.Records)
 }
 
@@ -556,12 +562,20 @@ func (h *Host) refresh(k relay.Key) {
 
 // ownAddrs are addresses of this node that others may dial: public ones, or,
 // on a network without any, whatever there is.
-func (h *Host) ownAddrs() []ma.Multiaddr {
-	all := h.libp2p.Addrs()
-	if pub := publicOnly(all); len(pub) > 0 {
-		return pub
+func (h *Host) ownAddrs() []ma.Multiaddr { return linkOrder(h.dialable()) }
+
+func (h *Host) dialable() []ma.Multiaddr {
+	var all, names, lan, loop []ma.Multiaddr
+	for _, a := range h.libp2p.Addrs() {
+		if isNamed(a) {
+			names = append(names, a)
+		} else {
+			all = append(all, a)
+		}
 	}
-	var lan, loop []ma.Multiaddr
+	if pub := publicOnly(all); len(pub) > 0 {
+		return append(names, pub...)
+	}
 	for _, a := range all {
 		switch {
 		case discovery.CheckAddr(a) != nil:
@@ -572,7 +586,7 @@ func (h *Host) ownAddrs() []ma.Multiaddr {
 		}
 	}
 	if len(lan) > 0 {
-		return lan
+		return append(names, lan...)
 	}
-	return loop
+	return append(names, loop...)
 }

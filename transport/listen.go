@@ -39,7 +39,10 @@ func (h *Host) bind() error {
 		return nil
 	}
 	if h.cfg.Relay != nil {
-		return h.bindPort(RelayPort)
+		if err := h.bindPort(RelayPort); err != nil {
+			return err
+		}
+		return h.bindWeb()
 	}
 	var err error
 	port := h.savedPort()

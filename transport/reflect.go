@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"context"
 	"crypto/rand"
 	"fmt"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/alkdev/alknet-p2p/transport/magic"
+	"github.com/alkdev/alknet-p2p/transport/magic/disco"
 	"github.com/alkdev/alknet-p2p/transport/magic/udp"
 	"github.com/alkdev/alknet-p2p/transport/relay"
 )
@@ -22,7 +24,9 @@ const (
 	reflectAgain   = 250 * time.Millisecond
 	reflectTries   = 4
 	reflectFresh   = 2 * reflectEvery
-	reflectFeature = "reflect/" // and the port, in a relay's Welcome
+	udpPatience    = 100 * time.Millisecond // for an answer, beside three round trips
+	reflectFeature = "reflect/"             // and the port, in a relay's Welcome
+	wishFeature    = "reflect-wish"
 	maxReflectors  = 16
 )
 
@@ -33,9 +37,18 @@ type reflectors struct {
 
 	mu      sync.Mutex
 	targets map[relay.Key][]netip.AddrPort // reflectors of each relay
+	wishes  map[relay.Key]bool             // those that reply another way than back
 	asked   map[[12]byte]netip.AddrPort    // questions without an answer
 	seen    map[netip.AddrPort]sighting    // by reflector
+	quiet   time.Time                      // since when none has answered questions; zero: one has, or none was asked
+	probes  map[[12]byte]probe             // questions of reflects
 	wake    chan struct{}
+}
+
+// probe is a question whose answer somebody waits for.
+type probe struct {
+	to   netip.AddrPort
+	back chan struct{}
 }
 
 // sighting is what a reflector answered.
@@ -48,8 +61,10 @@ func newReflectors(h *Host) *reflectors {
 	return &reflectors{
 		h: h, wake: make(chan struct{}, 1),
 		targets: make(map[relay.Key][]netip.AddrPort),
+		wishes:  make(map[relay.Key]bool),
 		asked:   make(map[[12]byte]netip.AddrPort),
 		seen:    make(map[netip.AddrPort]sighting),
+		probes:  make(map[[12]byte]probe),
 	}
 }
 
@@ -84,10 +99,13 @@ func (r *reflectors) learn(k relay.Key, features []string) {
 	r.mu.Lock()
 	if len(r.targets) >= maxReflectors {
 		clear(r.targets)
+		clear(r.wishes)
 	}
 	r.targets[k] = at
+	r.wishes[k] = slices.Contains(features, wishFeature)
 	r.mu.Unlock()
 	r.kick()
+	r.h.nat.kick()
 }
 
 // forget stops asking a relay.
@@ -98,6 +116,7 @@ func (r *reflectors) forget(k relay.Key) {
 		delete(r.seen, a)
 	}
 	delete(r.targets, k)
+	delete(r.wishes, k)
 }
 
 // kick asks again at once: the network changed.
@@ -112,6 +131,7 @@ func (r *reflectors) kick() {
 func (r *reflectors) reset() {
 	r.mu.Lock()
 	clear(r.seen)
+	r.quiet = time.Time{}
 	r.mu.Unlock()
 	r.kick()
 }
@@ -120,10 +140,15 @@ func (r *reflectors) reset() {
 func (r *reflectors) run() {
 	timer := time.NewTimer(reflectEvery)
 	defer timer.Stop()
+	silence := time.NewTimer(reflectEvery)
+	defer silence.Stop()
 	for tries := 0; ; {
 		select {
 		case <-r.h.ctx.Done():
 			return
+		case <-silence.C:
+			r.h.gather() // peers are to know
+			continue
 		case <-timer.C:
 		case <-r.wake:
 			tries = 0
@@ -139,7 +164,45 @@ func (r *reflectors) run() {
 			tries = 0
 		}
 		timer.Reset(wait)
+		if wait := r.untilSilent(); wait > 0 {
+			silence.Reset(wait)
+		}
 	}
+}
+
+// silent tells that reflectors were asked and none has answered for longer than
+// any should take: UDP does not get through here.
+func (r *reflectors) silent() bool {
+	r.mu.Lock()
+	quiet := r.quiet
+	r.mu.Unlock()
+	return !quiet.IsZero() && r.untilSilent() <= 0
+}
+
+// untilSilent is how long to wait until silent may tell so; 0 when there is
+// nothing to wait for.
+func (r *reflectors) untilSilent() time.Duration {
+	r.mu.Lock()
+	quiet := r.quiet
+	r.mu.Unlock()
+	if quiet.IsZero() {
+		return 0
+	}
+	patience := udpPatience
+	for _, home := range r.h.links.pool.Homes() {
+		patience = max(patience, udpPatience+3*home.RTT)
+	}
+	return max(0, patience-time.Since(quiet))
+}
+
+// settled notes whether any reflector answered lately. The caller holds mu.
+func (r *reflectors) settled(now time.Time) bool {
+	for _, s := range r.seen {
+		if now.Sub(s.at) < reflectFresh {
+			return true
+		}
+	}
+	return false
 }
 
 // ask sends questions: to all reflectors, or again to those that have not
@@ -170,6 +233,9 @@ func (r *reflectors) ask(again bool) bool {
 		r.asked[q.tx] = a
 		qs = append(qs, q)
 	}
+	if now := time.Now(); r.quiet.IsZero() && len(qs) > 0 && len(r.h.udp) > 0 && !r.settled(now) {
+		r.quiet = now
+	}
 	r.mu.Unlock()
 	for _, q := range qs {
 		if err := r.h.socket.WriteRaw(relay.AppendReflectRequest(nil, q.tx), q.to); err != nil {
@@ -186,6 +252,12 @@ func (r *reflectors) answer(from netip.AddrPort, b []byte) {
 		return
 	}
 	r.mu.Lock()
+	if p, ok := r.probes[tx]; ok && p.to == from {
+		close(p.back)
+		delete(r.probes, tx)
+		r.mu.Unlock()
+		return
+	}
 	at, ok := r.asked[tx]
 	if !ok || at != from {
 		r.mu.Unlock()
@@ -198,8 +270,10 @@ func (r *reflectors) answer(from netip.AddrPort, b []byte) {
 	}
 	old := r.seen[from]
 	r.seen[from] = sighting{addr, time.Now()}
+	quiet := !r.quiet.IsZero()
+	r.quiet = time.Time{}
 	r.mu.Unlock()
-	if old.addr != addr {
+	if old.addr != addr || quiet {
 		r.h.gather()
 	}
 }
@@ -256,30 +330,99 @@ func (r *reflectors) mapping() string {
 	return "endpoint-independent"
 }
 
-// startReflectors answers on two ports of a relay, so that clients can tell
-// how their NAT maps.
-func (h *Host) startReflectors() ([]string, error) {
-	var features []string
-	for i := range 2 {
-		port := uint16(0)
-		if h.cfg.Listen == nil {
-			port = RelayPort + 1 + uint16(i)
+// network is what mapping says in the words of a CallMeMaybe, and the ports at
+// which this node was seen lately.
+func (r *reflectors) network() (n disco.Network, ports []uint16) {
+	switch r.mapping() {
+	case "none":
+		n.IPv4 = disco.MappingNone
+	case "endpoint-independent":
+		n.IPv4 = disco.MappingIndependent
+	case "address-and-port-dependent":
+		n.IPv4 = disco.MappingDependent
+	}
+	own := r.h.localAddrs()
+	for _, a := range r.addrs() {
+		switch {
+		case a.Addr().Is4():
+			ports = append(ports, a.Port())
+		case slices.Contains(own, a):
+			n.IPv6 = disco.MappingNone
 		}
-		for network, ip := range h.bindIPs() {
+	}
+	return n, ports
+}
+
+// reflects asks a reflector that has answered lately whether it still does, and
+// waits for the answer until ctx ends. True also when there is none to ask.
+func (r *reflectors) reflects(ctx context.Context) bool {
+	var tx [12]byte
+	rand.Read(tx[:])
+	p := probe{back: make(chan struct{})}
+	r.mu.Lock()
+	for to, s := range r.seen {
+		if to.Addr().Is4() && time.Since(s.at) < reflectFresh {
+			p.to = to
+			break
+		}
+	}
+	if p.to.IsValid() {
+		r.probes[tx] = p
+	}
+	r.mu.Unlock()
+	if !p.to.IsValid() {
+		return true
+	}
+	defer func() {
+		r.mu.Lock()
+		delete(r.probes, tx)
+		r.mu.Unlock()
+	}()
+	if err := r.h.socket.WriteRaw(relay.AppendReflectRequest(nil, tx), p.to); err != nil {
+		return false
+	}
+	select {
+	case <-p.back:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// startReflectors answers on two ports of a relay, so that clients can tell
+// how their NAT maps, and what it lets in.
+func (h *Host) startReflectors() ([]string, error) {
+	features := []string{wishFeature}
+	ips := h.bindIPs()
+	var ports [2]uint16 // the same for both families, so that one number names both
+	if h.cfg.Listen == nil {
+		ports = [2]uint16{RelayPort + 1, RelayPort + 2}
+	}
+	for _, network := range [...]string{"udp4", "udp6"} {
+		ip, ok := ips[network]
+		if !ok {
+			continue
+		}
+		var conns [2]*udp.Conn
+		for i, port := range ports {
 			c, err := udp.Listen(network, netip.AddrPortFrom(ip, port))
 			if err != nil {
 				if network == "udp6" {
 					continue
 				}
+				if conns[0] != nil {
+					_ = conns[0].Close()
+				}
 				return nil, fmt.Errorf("%w on UDP port %d for the reflector: %w", ErrBind, port, err)
 			}
-			r := relay.NewReflector(c)
-			h.reflecting = append(h.reflecting, r)
-			if network == "udp4" || port != 0 {
-				f := reflectFeature + strconv.Itoa(int(c.LocalAddr().Port()))
-				if !slices.Contains(features, f) {
-					features = append(features, f)
-				}
+			conns[i], ports[i] = c, c.LocalAddr().Port()
+			if f := reflectFeature + strconv.Itoa(int(ports[i])); !slices.Contains(features, f) {
+				features = append(features, f)
+			}
+		}
+		for i, c := range conns {
+			if c != nil {
+				h.reflecting = append(h.reflecting, relay.NewReflector(c, conns[1-i]))
 			}
 		}
 	}

@@ -31,6 +31,7 @@ type Status struct {
 	Online       bool
 	Reachability Reachability
 	NATMapping   string // RFC 4787: none, endpoint-independent, address-and-port-dependent, unknown
+	NATFiltering string // the same words, and address-dependent
 	Relays       []RelayStatus
 	Serving      *Serving // nil unless this node is a relay
 }
@@ -43,20 +44,21 @@ type Serving struct {
 
 // RelayStatus is one link to a relay.
 type RelayStatus struct {
-	Peer peer.ID
-	Addr string        // where the link goes
-	RTT  time.Duration // 0 when not measured yet
-	Home bool          // this node can be reached there
-	Up   bool
-	Err  error // why it is down, if that is known
+	Peer  peer.ID
+	Addr  string        // where the link goes
+	Proxy string        // through which it goes there; "" for none
+	RTT   time.Duration // 0 when not measured yet
+	Home  bool          // this node can be reached there
+	Up    bool
+	Err   error // why it is down, if that is known
 }
 
 // Status tells the state at this moment.
 func (h *Host) Status() Status {
 	if !h.running() {
-		return Status{Reachability: ReachabilityUnknown, NATMapping: "unknown"}
+		return Status{Reachability: ReachabilityUnknown, NATMapping: "unknown", NATFiltering: "unknown"}
 	}
-	st := Status{Online: h.online.is() && h.linked(), Reachability: h.reachability(), NATMapping: h.reflectors.mapping(), Serving: h.serving()}
+	st := Status{Online: h.online.is() && h.linked(), Reachability: h.reachability(), NATMapping: h.reflectors.mapping(), NATFiltering: h.nat.get(false).Filtering, Serving: h.serving()}
 	for _, home := range h.links.pool.Homes() {
 		p, err := magic.PeerID(home.Key)
 		if err != nil {
@@ -64,7 +66,7 @@ func (h *Host) Status() Status {
 		}
 		r := RelayStatus{Peer: p, RTT: home.RTT, Home: home.Home, Up: home.Up, Err: home.Err}
 		if c := h.stockConn(p); c != nil {
-			r.Addr = c.RemoteMultiaddr().String()
+			r.Addr, r.Proxy = c.RemoteMultiaddr().String(), h.dialer.Proxied(c.LocalMultiaddr())
 		}
 		st.Relays = append(st.Relays, r)
 	}
@@ -82,6 +84,7 @@ func (h *Host) serving() *Serving {
 		s.Reflect.Answered += one.Answered
 		s.Reflect.Malformed += one.Malformed
 		s.Reflect.Limited += one.Limited
+		s.Reflect.NoOther += one.NoOther
 	}
 	return s
 }

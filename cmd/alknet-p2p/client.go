@@ -91,6 +91,30 @@ func (c *client) ping(ctx context.Context, r request, reply func(node.Ping) erro
 	return result, err
 }
 
+func (c *client) why(ctx context.Context, r request) (why *node.Why, err error) {
+	err = c.ask(ctx, "why", r, func(m message) error { why = m.Why; return nil })
+	if err == nil && why == nil {
+		err = errNoAnswer
+	}
+	return why, err
+}
+
+func (c *client) doctor(ctx context.Context, r request, progress func(string)) (found *node.Diagnosis, err error) {
+	err = c.ask(ctx, "doctor", r, func(m message) error {
+		if m.Progress != "" {
+			progress(m.Progress)
+		}
+		if m.Doctor != nil {
+			found = m.Doctor
+		}
+		return nil
+	})
+	if err == nil && found == nil {
+		err = errNoAnswer
+	}
+	return found, err
+}
+
 func (c *client) operations(ctx context.Context, r request) (ops []call.OperationInfo, err error) {
 	err = c.ask(ctx, "operations", r, func(m message) error { ops = m.Operations; return nil })
 	return ops, err

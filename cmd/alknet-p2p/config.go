@@ -34,6 +34,12 @@ type config struct {
 	Listen        []string              `toml:"listen,omitempty"` // nil and empty differ
 	Relay         bool                  `toml:"relay"`
 	RelayRate     bitRate               `toml:"relay_rate"`
+	Domain        string                `toml:"domain"`
+	TLSCert       string                `toml:"tls_cert"`
+	TLSKey        string                `toml:"tls_key"`
+	ACMEDirectory string                `toml:"acme_directory"`
+	ACMERoots     string                `toml:"acme_roots"`
+	Proxy         proxyURL              `toml:"proxy"`
 	Publish       publish               `toml:"publish"`
 	MDNS          *bool                 `toml:"mdns"`
 	PortMapping   *bool                 `toml:"port_mapping"`

@@ -112,6 +112,9 @@ type message struct {
 	Item       json.RawMessage      `json:"item,omitzero"`   // of a subscription
 	Ping       *node.Ping           `json:"ping,omitzero"`
 	Result     *node.PingResult     `json:"result,omitzero"`
+	Why        *node.Why            `json:"why,omitzero"`
+	Doctor     *node.Diagnosis      `json:"doctor,omitzero"`
+	Progress   string               `json:"progress,omitzero"` // what is being waited for
 
 	End    bool     `json:"end,omitzero"`
 	Error  *failure `json:"error,omitzero"`
@@ -153,6 +156,15 @@ func (s *controlServer) routes() http.Handler {
 	})
 	handle("subscribe", func(ctx context.Context, r request, send func(message) error) error {
 		return s.node.subscribe(ctx, r, func(item json.RawMessage) error { return send(message{Item: item}) })
+	})
+	handle("why", func(ctx context.Context, r request, send func(message) error) error {
+		why, err := s.node.why(ctx, r)
+		return sendIf(err, send, message{Why: why})
+	})
+	handle("doctor", func(ctx context.Context, r request, send func(message) error) error {
+		// Whoever asked may be gone; its context ends then.
+		found, err := s.node.doctor(ctx, r, func(what string) { _ = send(message{Progress: what}) })
+		return sendIf(err, send, message{Doctor: found})
 	})
 	handle("ping", func(ctx context.Context, r request, send func(message) error) error {
 		result, err := s.node.ping(ctx, r, func(p node.Ping) error { return send(message{Ping: &p}) })

@@ -22,6 +22,10 @@ type peerNode interface {
 	ticket(ctx context.Context) (string, error)
 	// ping yields each reply and returns the result, also beside an error.
 	ping(ctx context.Context, r request, reply func(node.Ping) error) (*node.PingResult, error)
+	// why tells how the target is reached and why not better, doctor what is in
+	// the way of the node; progress hears what is being done.
+	why(ctx context.Context, r request) (*node.Why, error)
+	doctor(ctx context.Context, r request, progress func(what string)) (*node.Diagnosis, error)
 	// operations lists what the target offers to us.
 	operations(ctx context.Context, r request) ([]call.OperationInfo, error)
 	// call returns the output of an operation, subscribe yields each item.
@@ -43,6 +47,8 @@ type request struct {
 	Count       int      `json:"count,omitzero"`
 	Interval    duration `json:"interval,omitzero"`
 	UntilDirect duration `json:"until_direct,omitzero"`
+
+	Lifetime duration `json:"lifetime,omitzero"` // of a NAT's mapping, to be measured
 }
 
 // localNode is a node in this process.
@@ -70,6 +76,21 @@ func (n localNode) ping(ctx context.Context, r request, reply func(node.Ping) er
 		return result, dialFailure(ctx, r.Target, result.Err)
 	}
 	return result, nil
+}
+
+func (n localNode) why(ctx context.Context, r request) (*node.Why, error) {
+	why, err := n.Why(ctx, r.Target)
+	if err != nil {
+		return nil, dialFailure(ctx, r.Target, err)
+	}
+	return why, nil
+}
+
+func (n localNode) doctor(ctx context.Context, r request, progress func(what string)) (*node.Diagnosis, error) {
+	if r.Lifetime.Duration < 0 || r.Lifetime.Duration > maxMappingLife {
+		return nil, usagef("the lifetime must be between 0 and %s", maxMappingLife)
+	}
+	return n.Doctor(ctx, r.Lifetime.Duration, progress)
 }
 
 func (n localNode) operations(ctx context.Context, r request) ([]call.OperationInfo, error) {

@@ -51,7 +51,7 @@ TARGET is a peer's name, its key (ed25519:… or 12D3KooW…), or a ticket.`,
 
 	root.AddCommand(
 		newDemo(a), newInit(a), newVault(a), newUp(a), newKey(a), newTicket(a), newStatus(a),
-		newPing(a), newOps(a), newCall(a), newSubscribe(a),
+		newPing(a), newWhy(a), newDoctor(a), newOps(a), newCall(a), newSubscribe(a),
 		newPeer(a), newToken(a), newConfig(a), newVersion(a),
 	)
 	return root

@@ -26,6 +26,10 @@ type nodeFlags struct {
 	admission admission
 	port      uint16
 	external  externals
+	domain    string
+	tlsCert   string
+	tlsKey    string
+	proxy     proxyFlag
 }
 
 // runningNode is a node of a home with what keeps it up to date.
@@ -117,6 +121,7 @@ func (c *config) node(h home, f nodeFlags, key *nodeKey, peers *auth.Peers, log 
 		HideIP:        c.HideIP || f.hideIP,
 		NoRelays:      c.NoRelay || f.noRelay,
 		Port:          cmp.Or(f.port, c.Port),
+		Proxy:         cmp.Or(f.proxy.text, c.Proxy.text),
 		External:      append(append([]netip.AddrPort(nil), c.External...), f.external...),
 		CacheDir:      h.cache(),
 		NoMDNS:        c.MDNS != nil && !*c.MDNS,
@@ -134,7 +139,7 @@ func (c *config) node(h home, f nodeFlags, key *nodeKey, peers *auth.Peers, log 
 		cfg.Listen = f.listen
 	}
 	if c.Relay || f.relay {
-		cfg.Relay = &node.RelayConfig{}
+		cfg.Relay = c.certificate(f)
 		rate := c.RelayRate
 		if f.relayRate.set {
 			rate = f.relayRate

@@ -62,6 +62,8 @@ func (a *app) printStatus(w *bytes.Buffer, st *node.Status) {
 			at := r.Addr
 			if !r.Up && r.Error != "" {
 				at = r.Error
+			} else if r.Proxy != "" {
+				at += " by proxy " + r.Proxy
 			}
 			rows = append(rows, []string{r.PeerID, relayWord(r), milliseconds(r.RTT), oneLine(at)})
 		}

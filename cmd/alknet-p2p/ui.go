@@ -26,6 +26,13 @@ func (a *app) sayf(format string, args ...any) {
 	}
 }
 
+// progressf says on a terminal what is being waited for.
+func (a *app) progressf(format string, args ...any) {
+	if isTerminal(a.err) && !a.json {
+		a.sayf(format, args...)
+	}
+}
+
 // tellf talks to a person who is being asked something, with -q too.
 func (a *app) tellf(format string, args ...any) {
 	_, _ = fmt.Fprintf(a.err, format+"\n", args...) // nobody else to tell

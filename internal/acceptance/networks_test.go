@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/alkdev/alknet-p2p/transport/natlab"
@@ -103,6 +104,7 @@ type dialledBy struct {
 	Addr      string   `json:"addr,omitempty"`
 	Again     *float64 `json:"again_s,omitempty"` // an answer after idleness or other ports
 	Err       string   `json:"error,omitempty"`   // it is not connected
+	Why       string   `json:"why,omitempty"`     // it is not direct
 }
 
 // best is the dial that became direct soonest, or that at least connected.
@@ -314,10 +316,6 @@ func TestPATH33EveryNetworkReachesEvery(t *testing.T) {
 	}
 
 	lab := natlab.Start(t, c)
-	relaying := []string{"--relay", "--relay-rate", "0"}
-	for _, at := range []string{"udp/4242/quic-v1", "tcp/4242", "tcp/443"} {
-		relaying = append(relaying, "--listen", "/ip4/0.0.0.0/"+at, "--listen", "/ip6/::/"+at)
-	}
 	relay := newProc(t, lab.Host("relay"), "").up(relaying...)
 	relay2 := newProc(t, lab.Host("relay2"), "").up(append(relaying, "--join", relay.ticket())...)
 	up := []string{"--join", relay.ticket(), "--join", relay2.ticket()}
@@ -341,6 +339,9 @@ func TestPATH33EveryNetworkReachesEvery(t *testing.T) {
 			text, err := json.Marshal(d)
 			require.NoError(t, err)
 			t.Logf("%s:%s %s", pair.From, pair.To, text)
+			if d.Connected && d.Direct == nil && d.Why != "late" {
+				assert.Contains(t, reasonsOf(pair.From, pair.To), d.Why, "%s:%s", pair.From, pair.To)
+			}
 			if d.Direct == nil {
 				pair.leaveLogs(t)
 			}
@@ -378,6 +379,14 @@ func (c *cell) dial(t *testing.T, lab *natlab.Lab, up []string) (d dialledBy) {
 		d.Err = strings.TrimSpace(errs)
 		return d
 	}
+	if d.Direct == nil {
+		switch w := c.a.why(c.b.key); {
+		case w.Result == "direct": // since: it took longer than the wait
+			d.Why = "late"
+		default:
+			d.Why = w.Reason
+		}
+	}
 	// What must hold longer than a moment: talk again when mappings are
 	// forgotten, or others.
 	for i, net := range c.nets {
@@ -393,6 +402,40 @@ func (c *cell) dial(t *testing.T, lab *natlab.Lab, up []string) (d dialledBy) {
 		d.Connected = again.Connected
 	}
 	return d
+}
+
+// reasonsOf are the true ones why two networks have no direct path (PATH-34).
+func reasonsOf(from, to string) []string {
+	const (
+		selfUDP  = "UDP does not get through from this side, and no other direct way was found"
+		peerUDP  = "UDP does not get through from the peer's side, and no other direct way was found"
+		bothUDP  = "UDP gets through from neither side, and no other direct way was found"
+		bothHard = "both NATs give every destination another port (symmetric): a direct path is not possible"
+		selfHard = "this side's NAT gives every destination another port (symmetric), and the peer's lets in only who was sent to: no probe met another"
+		peerHard = "the peer's NAT gives every destination another port (symmetric), and this side's lets in only who was sent to: no probe met another"
+		families = "there is no address of a common family: one side has IPv4 only, the other IPv6 only"
+		filtered = "the peer did not answer at any address though probes left: a network between filters them"
+	)
+	noUDP := func(net string) bool { return net == "udp-blocked" || net == "egress-443-only" }
+	hard := func(net string) bool { return net == "symmetric" }
+	six := func(net string) bool { return net == "ipv6-firewalled" }
+	switch {
+	case noUDP(from) && noUDP(to):
+		return []string{bothUDP}
+	case noUDP(from):
+		return []string{selfUDP}
+	case noUDP(to):
+		return []string{peerUDP}
+	case six(from) != six(to):
+		return []string{families}
+	case hard(from) && hard(to):
+		return []string{bothHard}
+	case hard(from):
+		return []string{selfHard}
+	case hard(to):
+		return []string{peerHard}
+	}
+	return []string{filtered}
 }
 
 // readPing reads the lines of ping --json.

@@ -60,6 +60,9 @@ type Status struct {
 	Protocol string
 	// External is the public address and port; not valid without a mapping.
 	External netip.AddrPort
+	// Lifetime is how long the router gave the port for; it is renewed before. 0
+	// where only go-libp2p, which keeps the mapping, knows.
+	Lifetime time.Duration
 	// Err says why there is no mapping; nil while it is not known.
 	Err error
 }
@@ -201,7 +204,11 @@ func (m *Mapper) renew(ctx context.Context, held mapping, at network) (mapping, 
 			err = fmt.Errorf("%w: it gave %s", ErrNotPublic, external)
 		}
 		if err == nil {
-			m.set(Status{Protocol: protocolOf(way), External: external})
+			got := Status{Protocol: protocolOf(way), External: external}
+			if got.Protocol == "pcp" {
+				got.Lifetime = life
+			}
+			m.set(got)
 			return way, max(life/renewAt, leastRenew), nil
 		}
 		errs = append(errs, err)

@@ -41,21 +41,48 @@ const (
 // ErrReflect says that a packet is no reflection packet of this version.
 var ErrReflect = errors.New("malformed reflection packet")
 
+// reflectFromOther is the flag of a request for [ReflectWish.FromOther].
+const reflectFromOther = 1
+
+// ReflectWish asks for a reply that goes another way than back, which shows what
+// the asker's NAT lets in and how long it keeps a mapping (RFC 5780, sections
+// 4.4 and 4.6). The zero value is the usual reply.
+type ReflectWish struct {
+	// FromOther asks for a reply from the relay's other port, at the same address.
+	FromOther bool
+	// ToPort is the port of the asker's address to reply to; 0: where he asks from.
+	ToPort uint16
+}
+
 // AppendReflectRequest appends the question "where do you see me?" (PATH-31).
 // tx ties the reply to it and must be random.
 func AppendReflectRequest(dst []byte, tx [12]byte) []byte {
+	return AppendReflectWish(dst, tx, ReflectWish{})
+}
+
+// AppendReflectWish appends the same question, with a wish. Relays that do not
+// say that they know wishes drop it.
+func AppendReflectWish(dst []byte, tx [12]byte, wish ReflectWish) []byte {
+	var rest [reflectAddrSize]byte
+	if wish.FromOther {
+		rest[0] = reflectFromOther
+	}
+	binary.BigEndian.PutUint16(rest[1:], wish.ToPort)
 	dst = append(dst, reflectRequest)
 	dst = append(dst, tx[:]...)
-	return append(dst, make([]byte, reflectAddrSize)...)
+	return append(dst, rest[:]...)
 }
 
 // ParseReflectRequest reads a request. It fails with [ErrReflect].
-func ParseReflectRequest(b []byte) (tx [12]byte, err error) {
-	padding, err := cutReflect(b, reflectRequest, &tx)
-	if err == nil && padding != [reflectAddrSize]byte{} {
+func ParseReflectRequest(b []byte) (tx [12]byte, wish ReflectWish, err error) {
+	rest, err := cutReflect(b, reflectRequest, &tx)
+	if err == nil && (rest[0]&^reflectFromOther != 0 || [reflectAddrSize - 3]byte(rest[3:]) != [reflectAddrSize - 3]byte{}) {
 		err = fmt.Errorf("padding is not zero: %w", ErrReflect)
 	}
-	return tx, err
+	if err != nil {
+		return tx, ReflectWish{}, err
+	}
+	return tx, ReflectWish{FromOther: rest[0] == reflectFromOther, ToPort: binary.BigEndian.Uint16(rest[1:])}, nil
 }
 
 // AppendReflectReply appends the answer to the request with this tx, which
@@ -111,6 +138,7 @@ type ReflectStats struct {
 	Answered  uint64 `json:"answered"`  // replies sent
 	Malformed uint64 `json:"malformed"` // packets that were no requests
 	Limited   uint64 `json:"limited"`   // requests over a limit
+	NoOther   uint64 `json:"no_other"`  // wishes for another port where there is none
 }
 
 // Reflector tells whoever asks by UDP from which address it is seen (PATH-31).
@@ -118,15 +146,17 @@ type ReflectStats struct {
 // fixed size. All methods may be called concurrently.
 type Reflector struct {
 	conn   *udp.Conn
+	other  *udp.Conn // for replies from the other port; may be nil, or closed before
 	limits *reflectLimits
 	done   chan struct{}
-	stats  struct{ answered, malformed, limited atomic.Uint64 }
+	stats  struct{ answered, malformed, limited, noOther atomic.Uint64 }
 }
 
-// NewReflector answers on the socket, which it owns, until Close. It starts
+// NewReflector answers on the socket, which it owns, until Close; from other,
+// which it does not own, when a request wishes that. other may be nil. It starts
 // one goroutine.
-func NewReflector(c *udp.Conn) *Reflector {
-	r := &Reflector{conn: c, limits: newReflectLimits(), done: make(chan struct{})}
+func NewReflector(c, other *udp.Conn) *Reflector {
+	r := &Reflector{conn: c, other: other, limits: newReflectLimits(), done: make(chan struct{})}
 	go func() {
 		defer close(r.done)
 		r.serve()
@@ -140,6 +170,7 @@ func (r *Reflector) Stats() ReflectStats {
 		Answered:  r.stats.answered.Load(),
 		Malformed: r.stats.malformed.Load(),
 		Limited:   r.stats.limited.Load(),
+		NoOther:   r.stats.noOther.Load(),
 	}
 }
 
@@ -174,15 +205,24 @@ func (r *Reflector) serve() {
 				size = m.N
 			}
 			for b := m.Buf[:m.N]; len(b) > 0; b = b[min(size, len(b)):] {
-				tx, err := ParseReflectRequest(b[:min(size, len(b))])
+				tx, wish, err := ParseReflectRequest(b[:min(size, len(b))])
+				from, to := r.conn, m.From
+				if wish.FromOther {
+					from = r.other
+				}
+				if wish.ToPort != 0 {
+					to = netip.AddrPortFrom(to.Addr(), wish.ToPort)
+				}
 				switch {
 				case err != nil:
 					r.stats.malformed.Add(1)
 				case !r.limits.allow(m.From.Addr(), now):
 					r.stats.limited.Add(1)
+				case from == nil:
+					r.stats.noOther.Add(1)
 				default:
 					reply = AppendReflectReply(reply[:0], tx, m.From)
-					if r.conn.Write(reply, m.From, 0, 0) == nil { // else lost, and asked for again
+					if from.Write(reply, to, 0, 0) == nil { // else lost, and asked for again
 						r.stats.answered.Add(1)
 					}
 				}

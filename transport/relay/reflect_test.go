@@ -16,11 +16,17 @@ import (
 
 // reflectVector is a request, the address it comes from and its reply.
 type reflectVector struct {
-	Name    string         `json:"name"`
-	Tx      string         `json:"tx"`
-	From    netip.AddrPort `json:"from"`
-	Request string         `json:"request"`
-	Reply   string         `json:"reply"`
+	Name      string         `json:"name"`
+	Tx        string         `json:"tx"`
+	FromOther bool           `json:"from_other,omitempty"`
+	ToPort    uint16         `json:"to_port,omitempty"`
+	From      netip.AddrPort `json:"from"`
+	Request   string         `json:"request"`
+	Reply     string         `json:"reply"`
+}
+
+func (v reflectVector) wish() relay.ReflectWish {
+	return relay.ReflectWish{FromOther: v.FromOther, ToPort: v.ToPort}
 }
 
 const reflectFile = "testdata/reflect.json"
@@ -31,11 +37,12 @@ func TestReflectVectors(t *testing.T) {
 	}
 	for _, v := range load[reflectVector](t, reflectFile) {
 		tx := [12]byte(unhex(t, v.Tx))
-		request := relay.AppendReflectRequest(nil, tx)
+		request := relay.AppendReflectWish(nil, tx, v.wish())
 		require.Equal(t, v.Request, hex.EncodeToString(request), v.Name)
-		got, err := relay.ParseReflectRequest(request)
+		got, wish, err := relay.ParseReflectRequest(request)
 		require.NoError(t, err, v.Name)
 		require.Equal(t, tx, got, v.Name)
+		require.Equal(t, v.wish(), wish, v.Name)
 
 		reply := relay.AppendReflectReply(nil, tx, v.From)
 		require.Equal(t, v.Reply, hex.EncodeToString(reply), v.Name)
@@ -49,15 +56,17 @@ func TestReflectVectors(t *testing.T) {
 func writeReflect(t *testing.T) {
 	tx := [12]byte{0xa1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 0xfc}
 	var out []reflectVector
-	for _, v := range []struct{ name, from string }{
-		{"an IPv4 address", "198.51.100.7:40000"},
-		{"an IPv6 address", "[2001:db8::7]:4242"},
+	for _, v := range []reflectVector{
+		{Name: "an IPv4 address", From: netip.MustParseAddrPort("198.51.100.7:40000")},
+		{Name: "an IPv6 address", From: netip.MustParseAddrPort("[2001:db8::7]:4242")},
+		{Name: "from the other port", From: netip.MustParseAddrPort("198.51.100.7:40000"), FromOther: true},
+		{Name: "to another port", From: netip.MustParseAddrPort("198.51.100.7:40000"), ToPort: 40001},
+		{Name: "both", From: netip.MustParseAddrPort("198.51.100.7:40000"), FromOther: true, ToPort: 65535},
 	} {
-		from := netip.MustParseAddrPort(v.from)
-		out = append(out, reflectVector{
-			v.name, hex.EncodeToString(tx[:]), from,
-			hex.EncodeToString(relay.AppendReflectRequest(nil, tx)), hex.EncodeToString(relay.AppendReflectReply(nil, tx, from)),
-		})
+		v.Tx = hex.EncodeToString(tx[:])
+		v.Request = hex.EncodeToString(relay.AppendReflectWish(nil, tx, v.wish()))
+		v.Reply = hex.EncodeToString(relay.AppendReflectReply(nil, tx, v.From))
+		out = append(out, v)
 	}
 	save(t, reflectFile, out)
 }
@@ -77,15 +86,17 @@ func TestPATH31ReflectPackets(t *testing.T) {
 	require.Equal(t, reply, relay.AppendReflectReply(nil, tx, netip.AddrPortFrom(netip.AddrFrom16(from.Addr().As16()), from.Port())))
 
 	for i := range request {
-		_, err := relay.ParseReflectRequest(request[:i])
+		_, _, err := relay.ParseReflectRequest(request[:i])
 		require.ErrorIs(t, err, relay.ErrReflect)
 		_, _, err = relay.ParseReflectReply(reply[:i])
 		require.ErrorIs(t, err, relay.ErrReflect)
 	}
 	padded := bytes.Clone(request)
 	padded[len(padded)-1] = 1
-	for _, b := range [][]byte{append(bytes.Clone(request), 0), padded, reply, append([]byte{request[0] | 0x10}, request[1:]...)} {
-		_, err := relay.ParseReflectRequest(b)
+	flagged := bytes.Clone(request)
+	flagged[13] = 2
+	for _, b := range [][]byte{append(bytes.Clone(request), 0), padded, flagged, reply, append([]byte{request[0] | 0x10}, request[1:]...)} {
+		_, _, err := relay.ParseReflectRequest(b)
 		require.ErrorIs(t, err, relay.ErrReflect)
 	}
 	_, _, err := relay.ParseReflectReply(append(bytes.Clone(reply), 0))
@@ -110,7 +121,7 @@ func reflector(t *testing.T, ip string) (r *relay.Reflector, at netip.AddrPort, 
 		return c
 	}
 	conn := listen()
-	r = relay.NewReflector(conn)
+	r = relay.NewReflector(conn, nil)
 	t.Cleanup(func() { require.NoError(t, r.Close()) })
 	client = listen()
 	t.Cleanup(func() { client.Close() })
@@ -164,6 +175,53 @@ func TestPATH31Reflector(t *testing.T) {
 			requireStats(t, relay.ReflectStats{Answered: 1, Malformed: uint64(len(junk) - 1)}, r)
 		})
 	}
+}
+
+// A reply goes where the request wishes: from the other port, to another port of
+// who asks, and to nobody else's address.
+func TestPATH31ReflectorGrantsWishes(t *testing.T) {
+	listen := func() *udp.Conn {
+		c, err := udp.Listen("udp4", netip.MustParseAddrPort("127.0.0.1:0"))
+		require.NoError(t, err)
+		return c
+	}
+	one, two, asker, beside := listen(), listen(), listen(), listen()
+	r, s := relay.NewReflector(one, two), relay.NewReflector(two, nil)
+	t.Cleanup(func() {
+		require.NoError(t, r.Close())
+		require.NoError(t, s.Close())
+		require.NoError(t, asker.Close())
+		require.NoError(t, beside.Close())
+	})
+	// receive returns where a reply came from, and the address it names.
+	receive := func(c *udp.Conn) (from, names netip.AddrPort) {
+		watchdog := time.AfterFunc(5*time.Second, func() { c.Close() })
+		defer watchdog.Stop()
+		ms := []udp.Message{{Buf: make([]byte, 1<<16)}}
+		n, err := c.ReadBatch(ms)
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+		_, names, err = relay.ParseReflectReply(ms[0].Buf[:ms[0].N])
+		require.NoError(t, err)
+		return ms[0].From, names
+	}
+	for i, c := range []struct {
+		wish relay.ReflectWish
+		at   *udp.Conn
+		from *udp.Conn
+	}{
+		{relay.ReflectWish{}, asker, one},
+		{relay.ReflectWish{FromOther: true}, asker, two},
+		{relay.ReflectWish{ToPort: beside.LocalAddr().Port()}, beside, one},
+		{relay.ReflectWish{FromOther: true, ToPort: beside.LocalAddr().Port()}, beside, two},
+	} {
+		require.NoError(t, asker.Write(relay.AppendReflectWish(nil, [12]byte{byte(i)}, c.wish), one.LocalAddr(), 0, 0))
+		from, names := receive(c.at)
+		require.Equal(t, c.from.LocalAddr(), from)
+		require.Equal(t, asker.LocalAddr(), names)
+	}
+	require.NoError(t, asker.Write(relay.AppendReflectWish(nil, [12]byte{9}, relay.ReflectWish{FromOther: true}), two.LocalAddr(), 0, 0))
+	requireStats(t, relay.ReflectStats{NoOther: 1}, s)
 }
 
 // Requests that the kernel joined are answered each.
@@ -224,8 +282,8 @@ func FuzzParseReflect(f *testing.F) {
 		f.Add(unhex(f, v.Reply))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if tx, err := relay.ParseReflectRequest(b); err == nil {
-			require.Equal(t, b, relay.AppendReflectRequest(nil, tx))
+		if tx, wish, err := relay.ParseReflectRequest(b); err == nil {
+			require.Equal(t, b, relay.AppendReflectWish(nil, tx, wish))
 		} else {
 			require.ErrorIs(t, err, relay.ErrReflect)
 		}
@@ -245,7 +303,7 @@ func BenchmarkReflect(b *testing.B) {
 	request, reply := relay.AppendReflectRequest(nil, tx), []byte(nil)
 	b.ReportAllocs()
 	for b.Loop() {
-		tx, err := relay.ParseReflectRequest(request)
+		tx, _, err := relay.ParseReflectRequest(request)
 		if err != nil {
 			b.Fatal(err)
 		}

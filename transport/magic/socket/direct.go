@@ -1,6 +1,8 @@
 package socket
 
 import (
+	"errors"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -11,6 +13,7 @@ import (
 	"github.com/alkdev/alknet-p2p/transport/magic/disco"
 	"github.com/alkdev/alknet-p2p/transport/magic/path"
 	"github.com/alkdev/alknet-p2p/transport/magic/udp"
+	"github.com/alkdev/alknet-p2p/transport/relay"
 )
 
 // Limits of what others can make this node send straight to addresses
@@ -44,10 +47,8 @@ func (s *Socket) readUDP(c *udp.Conn) {
 	for {
 		n, err := c.ReadBatch(ms)
 		if err != nil {
-			select {
-			case <-s.done:
+			if errors.Is(err, net.ErrClosed) {
 				return
-			default:
 			}
 			// A socket recovers from what the network does to it; what does not
 			// pass is said again now and then.
@@ -128,22 +129,8 @@ func (s *Socket) receiveUDP(from netip.AddrPort, ecn byte, b []byte) {
 		}
 		return
 	}
-	if kind == disco.Introduction && !s.sources.allow(from.Addr()) {
-		s.stats.rateLimited.Add(1)
-		return
-	}
-	k, msg, err := s.id.OpenDirect(b)
-	if err != nil {
-		s.stats.badBox.Add(1)
-		return
-	}
-	p := s.peer(k)
-	if p == nil || !p.admitted.Load() { // PATH-13: strangers come over a relay first
-		s.stats.unproven.Add(1)
-		return
-	}
-	if !p.fresh(msg) {
-		s.stats.replayed.Add(1)
+	p, msg := s.openDirect(from.Addr(), kind, b)
+	if p == nil {
 		return
 	}
 	id := path.ID{Addr: from}
@@ -153,16 +140,43 @@ func (s *Socket) receiveUDP(from netip.AddrPort, ecn byte, b []byte) {
 		// data that the answer sets free, which is not taken from an address that
 		// has not answered (PATH-8).
 		p.mu.Lock()
+		if p.machine.State(id) != path.Valid {
+			p.trace(Trace{Kind: TraceKnocked, Addr: from})
+		}
 		p.candidate(from)
 		p.apply()
 		p.mu.Unlock()
-		s.sendDisco(id, k, disco.Pong{TxID: m.TxID, BootID: s.boot, Observed: from})
+		p.sendDisco(id, disco.Pong{TxID: m.TxID, BootID: s.boot, Observed: from})
 		p.wake()
 	case disco.Pong:
 		p.pong(id, m)
 	case disco.PathGone:
 		p.lost(id, "peer says it is gone", true)
 	}
+}
+
+// openDirect opens what came straight and says whose it is; nil for what has no
+// effect, which it counts.
+func (s *Socket) openDirect(from netip.Addr, kind disco.Kind, b []byte) (*peer, disco.Message) {
+	if kind == disco.Introduction && !s.sources.allow(from) {
+		s.stats.rateLimited.Add(1)
+		return nil, nil
+	}
+	k, msg, err := s.id.OpenDirect(b)
+	if err != nil {
+		s.stats.badBox.Add(1)
+		return nil, nil
+	}
+	p := s.peer(k)
+	if p == nil || !p.admitted.Load() { // PATH-13: strangers come over a relay first
+		s.stats.unproven.Add(1)
+		return nil, nil
+	}
+	if !p.fresh(msg) {
+		s.stats.replayed.Add(1)
+		return nil, nil
+	}
+	return p, msg
 }
 
 // deliver hands a packet that came over the path to QUIC.
@@ -207,12 +221,18 @@ func (s *Socket) SetAddrs(addrs []netip.AddrPort) {
 	if old := s.addrs.Swap(&addrs); old != nil && slices.Equal(*old, addrs) {
 		return
 	}
+	s.callAll()
+}
+
+// callAll lets peers in use hear where this node is.
+func (s *Socket) callAll() {
 	now := s.now()
 	for p := range s.index.byKey.all() {
 		if p.admitted.Load() && (p.pinned() || p.active(now)) {
 			p.mu.Lock()
 			p.call(s.time(now))
 			p.mu.Unlock()
+			p.wake()
 		}
 	}
 }
@@ -221,6 +241,9 @@ func (s *Socket) SetAddrs(addrs []netip.AddrPort) {
 // must prove themselves, and peers hear where this node may be now (PATH-21).
 func (s *Socket) NetworkChanged() {
 	now := s.now()
+	s.moved.Add(1) // ends the tries under way
+	s.openings.Reset()
+	s.probings.Reset()
 	for p := range s.index.byKey.all() {
 		if !p.pinned() && !p.active(now) {
 			continue
@@ -263,6 +286,11 @@ func (s *Socket) sendDirect(b []byte, to netip.AddrPort, segment int, ecn byte) 
 	if c == nil {
 		return udp.ErrUnreachable
 	}
+	return s.sendOn(c, b, to, segment, ecn)
+}
+
+// sendOn is sendDirect by the socket c.
+func (s *Socket) sendOn(c *udp.Conn, b []byte, to netip.AddrPort, segment int, ecn byte) error {
 	err := c.Write(b, to, segment, ecn)
 	if err != nil {
 		s.stats.noPath.Add(1)
@@ -314,7 +342,7 @@ func (p *peer) call(now time.Time) {
 	if addrs == nil || len(p.s.cfg.UDP) == 0 {
 		return
 	}
-	msg := disco.CallMeMaybe{BootID: p.s.boot, Addrs: *addrs}
+	msg := disco.CallMeMaybe{BootID: p.s.boot, Addrs: *addrs, Network: p.s.network.Load().Network, Punch: p.punch}
 	if p.s.cfg.Homes != nil {
 		for _, k := range p.s.cfg.Homes() {
 			if len(msg.Homes) < disco.MaxHomes {
@@ -322,11 +350,15 @@ func (p *peer) call(now time.Time) {
 			}
 		}
 	}
+	p.s.tcp.tell(&msg)
 	for _, id := range p.machine.IDs() {
 		if id.Kind() == path.Relayed && p.machine.State(id) != path.Dead {
-			p.s.sendDisco(id, p.key, disco.Hello{TxID: disco.NewTxID(), BootID: p.s.boot})
+			p.trace(Trace{Kind: TraceCalled, Addrs: msg.Addrs, Relay: id.Relay})
+			p.sendDisco(id, disco.Hello{TxID: disco.NewTxID(), BootID: p.s.boot})
+			// Before the addresses, which are disclosed by them (PATH-13, PATH-23).
+			_ = p.s.cfg.Relays.Send(id.Relay, p.key, relay.FrameAttest, 0, nil)
 			msg.TxID = disco.NewTxID()
-			p.s.sendDisco(id, p.key, msg)
+			p.sendDisco(id, msg)
 		}
 	}
 	p.called = now
@@ -337,12 +369,14 @@ func (p *peer) calledBy(m disco.CallMeMaybe) {
 	if !p.admitted.Load() {
 		return
 	}
+	p.punched(m)
 	if !p.asks.Allow() {
 		p.s.stats.rateLimited.Add(1)
 		return
 	}
 	p.mu.Lock()
 	now := p.s.time(p.s.now())
+	p.trace(Trace{Kind: TraceHeard, Addrs: m.Addrs, Peer: m.Network})
 	p.asked(m)
 	if now.Sub(p.called) > callEvery {
 		p.call(now)
@@ -358,20 +392,24 @@ func (p *peer) asked(m disco.CallMeMaybe) {
 	for _, a := range m.Addrs[:min(len(m.Addrs), maxCandidates)] {
 		// A candidate costs seven probes in its first second (PATH-16).
 		if perIP[a.Addr()] += 7; perIP[a.Addr()] > maxProbesPerIP {
+			p.trace(Trace{Kind: TraceRefused, Addr: a, Reason: "too many ports of one address"})
 			continue
 		}
-		if !p.mayProbe(a, m.Addrs) {
+		if !p.mayProbe(a, slices.Concat(m.Addrs, m.TCP)) {
 			p.s.stats.refusedAddrs.Add(1)
+			p.trace(Trace{Kind: TraceRefused, Addr: a, Reason: "private, and the peer is on another network"})
 			continue
 		}
 		p.candidate(a)
 	}
+	p.askedTCP(m)
 }
 
 // candidate adds an address of the peer. The caller holds p.mu.
 func (p *peer) candidate(a netip.AddrPort) {
 	if !p.probeable(a) {
 		p.s.stats.refusedAddrs.Add(1)
+		p.trace(Trace{Kind: TraceRefused, Addr: a, Reason: "no address of a peer, or of a family without a socket here"})
 		return
 	}
 	p.machine.Found(p.s.time(p.s.now()), path.ID{Addr: a}, false)
@@ -386,7 +424,7 @@ func (p *peer) probeable(a netip.AddrPort) bool {
 	if ip.IsLoopback() && !p.s.cfg.Loopback {
 		return false
 	}
-	if own := p.s.addrs.Load(); own != nil && slices.Contains(*own, a) {
+	if slices.Contains(p.s.ownAddrs(), a) {
 		return false
 	}
 	return p.s.udpFor(ip.Is6()) != nil
@@ -399,22 +437,22 @@ func (p *peer) mayProbe(a netip.AddrPort, all []netip.AddrPort) bool {
 	if !local(a.Addr()) || p.s.cfg.Known != nil && p.s.cfg.Known(p.key) {
 		return true
 	}
-	own := p.s.addrs.Load()
-	if own == nil {
+	own := p.s.ownAddrs()
+	if len(own) == 0 {
 		return false
 	}
 	for _, theirs := range all {
 		if local(theirs.Addr()) {
 			continue
 		}
-		for _, ours := range *own {
+		for _, ours := range own {
 			if ours.Addr() == theirs.Addr() {
 				return true
 			}
 		}
 	}
 	// Two nodes without any public address are on one network, or on none.
-	return !slices.ContainsFunc(slices.Concat(all, *own), func(a netip.AddrPort) bool { return !local(a.Addr()) })
+	return !slices.ContainsFunc(slices.Concat(all, own), func(a netip.AddrPort) bool { return !local(a.Addr()) })
 }
 
 // local tells that an address means something on its own network only.

@@ -57,6 +57,7 @@ type peer struct {
 	wide       atomic.Pointer[[]netip.AddrPort] // direct paths that carry MaxPacket
 	wideSent   atomic.Int64                     // packets for whose sake that is asked again
 	halves     atomic.Pointer[halves]
+	exit       atomic.Pointer[exit] // the socket by which one of its addresses is sent to; nil: the common ones
 
 	mu         sync.Mutex
 	machine    path.Machine
@@ -72,6 +73,9 @@ type peer struct {
 	kick       chan struct{}
 	widths     map[netip.AddrPort]*path.Width // of direct paths that work
 	widthAsked time.Time
+
+	tcp   tcpWays
+	holes // through hard NATs; under mu
 
 	asks   *rate.Limiter // CallMeMaybes taken: each one makes us knock
 	recent ring          // the last packets sent
@@ -263,6 +267,10 @@ func (p *peer) send(b []byte, segment int, ecn byte) {
 }
 
 func (p *peer) sendOver(id path.ID, b []byte, segment int, ecn byte) {
+	if id.TCP {
+		p.sendTCP(id, b, segment)
+		return
+	}
 	if id.Kind() == path.Direct {
 		p.sendStraight(id.Addr, b, segment, ecn)
 		return
@@ -310,7 +318,7 @@ func (p *peer) gonePaths(a netip.AddrPort) {
 	p.mu.Lock()
 	now := p.s.time(p.s.now())
 	for _, id := range p.machine.IDs() {
-		if id.Kind() == path.Direct && (!a.IsValid() || id.Addr == a) {
+		if id.Kind() == path.Direct && (!a.IsValid() || id.Addr == a && !id.TCP) {
 			p.machine.Lost(now, id, "peer says it is gone", true)
 		}
 	}
@@ -344,6 +352,8 @@ func (p *peer) pong(id path.ID, m disco.Pong) bool {
 	delete(p.pending, m.TxID)
 	if id.Kind() == path.Relayed {
 		p.proveLocked(id.Relay)
+	} else {
+		p.answeredFrom = id.Addr.Addr()
 	}
 	at := p.s.now()
 	if p.heard(id, false, at) {
@@ -352,7 +362,7 @@ func (p *peer) pong(id path.ID, m disco.Pong) bool {
 	now := p.s.time(at)
 	if m.BootID != (disco.BootID{}) && p.boots.Check(m.BootID, true) == disco.BootRestarted {
 		for _, o := range p.machine.IDs() {
-			if o != id {
+			if o != id && !p.outlives(o, m.BootID) {
 				p.machine.Lost(now, o, "peer was restarted", true)
 			}
 		}
@@ -393,7 +403,10 @@ func (p *peer) apply() {
 	best, state, _, _, ok := p.machine.Best()
 	settled := ok && state == path.Valid
 	again := !p.settled.Swap(settled) && settled
-	p.direct.Store(settled && best.Kind() == path.Direct)
+	direct := settled && best.Kind() == path.Direct
+	if p.direct.Swap(direct) && !direct {
+		p.punchOn()
+	}
 	p.quiet.Store(int64(p.machine.Quiet()))
 	old := p.route.Load()
 	route := p.machine.Route()
@@ -407,6 +420,7 @@ func (p *peer) apply() {
 		p.replayOver(best, now) // what it carried while it did not work
 	}
 	p.takeFrom()
+	p.dropExit()
 	p.forgetWidths()
 	for _, ev := range p.machine.Events() {
 		p.s.log.Debug("path changed", "peer", p.key, "path", ev.Path.Kind(), "event", ev.Kind, "addr", ev.Path.Addr, "relay", relay.Key(ev.Path.Relay), "reason", ev.Reason)
@@ -425,9 +439,10 @@ func (p *peer) apply() {
 // takeFrom makes the addresses that have answered those from which packets are
 // taken (PATH-8). The caller holds p.mu.
 func (p *peer) takeFrom() {
+	p.takeFromTCP()
 	var paths []netip.AddrPort
 	for _, id := range p.machine.IDs() {
-		if id.Kind() != path.Direct {
+		if id.Kind() != path.Direct || id.TCP {
 			continue
 		}
 		if st := p.machine.State(id); st == path.Valid || st == path.Suspect {
@@ -462,7 +477,7 @@ func (p *peer) replayOver(id path.ID, now int64) {
 
 // ping asks a path for the machine. The caller holds p.mu.
 func (p *peer) ping(id path.ID) {
-	if p.isWide(id.Addr) {
+	if !id.TCP && p.isWide(id.Addr) {
 		p.pingSized(id, MaxPacket) // before the narrow one: see path.Width
 	}
 	p.sendPing(id, narrowPacket, false, false)
@@ -487,21 +502,28 @@ func (p *peer) sendPing(id path.ID, size int, wide, aside bool) {
 	asked := pending{id: id, sent: now, wide: wide, aside: aside}
 	if id.Kind() == path.Relayed {
 		p.pending[tx] = asked
-		p.s.sendDisco(id, p.key, ping)
+		p.sendDisco(id, ping)
 		return
 	}
 	// Padded, so that the answer also tells that the path carries full packets
 	// (PATH-9). An address that has not answered is introduced to.
 	var box []byte
 	var err error
+	if id.TCP {
+		p.pending[tx] = asked
+		p.pingTCP(id, ping)
+		return
+	}
 	if p.machine.State(id) == path.Valid {
 		box, err = p.s.id.SealDirect(nil, p.key, ping.Sized(disco.Direct, size))
 	} else {
 		if p.machine.State(id) == path.Probing && !p.s.probes.Allow() {
 			p.s.stats.probesHeld.Add(1)
+			p.trace(Trace{Kind: TraceHeld, Addr: id.Addr})
 			return
 		}
 		p.s.stats.probes.Add(1)
+		p.trace(Trace{Kind: TraceProbed, Addr: id.Addr})
 		box, err = p.s.id.SealIntroduction(nil, p.key, ping.Sized(disco.Introduction, size))
 	}
 	if err != nil {
@@ -511,7 +533,7 @@ func (p *peer) sendPing(id path.ID, size int, wide, aside bool) {
 		p.width(id.Addr).Asked(now, p.isWide(id.Addr))
 	}
 	p.pending[tx] = asked
-	_ = p.s.sendDirect(box, id.Addr, 0, 0)
+	_ = p.sendDirect(box, id.Addr, 0, 0)
 }
 
 // wake makes the loop look now, starting it when it does not run.
@@ -562,6 +584,7 @@ func (p *peer) run() {
 		if p.admitted.Load() && !p.direct.Load() && p.active(now) && p.s.time(now).Sub(p.called) >= callEvery {
 			p.call(p.s.time(now))
 		}
+		p.considerTCP(p.s.time(now))
 		p.mu.Unlock()
 		if !p.active(now) && p.s.forgetCold(p) {
 			return

@@ -28,6 +28,7 @@ import (
 
 	"github.com/alkdev/alknet-p2p/transport/magic/disco"
 	"github.com/alkdev/alknet-p2p/transport/magic/path"
+	"github.com/alkdev/alknet-p2p/transport/magic/punch"
 	"github.com/alkdev/alknet-p2p/transport/magic/udp"
 	"github.com/alkdev/alknet-p2p/transport/relay"
 )
@@ -68,6 +69,9 @@ type Config struct {
 	// Events, when set, hears of every change of a peer's paths. It must not
 	// block and must not call the Socket.
 	Events func(peer relay.Key, ev path.Event)
+	// Trace, when set, hears what is tried to reach a peer; nothing is told of
+	// packets on paths that work. It must not block and must not call the Socket.
+	Trace func(peer relay.Key, t Trace)
 	// UDP are the sockets of the direct paths, one for each family; none for a
 	// node that uses relays only. The Socket closes them.
 	UDP []*udp.Conn
@@ -81,11 +85,18 @@ type Config struct {
 	// Other gets packets on UDP that are neither QUIC nor disco, such as a
 	// reflector's answers. It must not block; b is only valid during the call.
 	Other func(from netip.AddrPort, b []byte)
+	// TCP lets peers be reached over TCP from the ports of UDP, both numbers
+	// alike, where UDP does not get through (PATH-20); see [Socket.SetTCP].
+	TCP bool
 	// Loopback lets loopback addresses be candidates.
 	Loopback bool
 	// Refresh, when set, is told that a peer with a connection has no path
 	// left, at most every few seconds for one peer. It must not block.
 	Refresh func(peer relay.Key)
+	// Reflects asks a reflector whether packets still come and go on UDP, and
+	// waits for the answer until ctx ends; nil asks nobody. A burst of packets
+	// through a NAT ends when they do not (PATH-23).
+	Reflects func(ctx context.Context) bool
 	// Logger is silent when nil.
 	Logger *slog.Logger
 }
@@ -103,10 +114,25 @@ type Stats struct {
 	RefusedAddrs uint64 `json:"refused_addrs"` // candidates that must not be probed
 	Probes       uint64 `json:"probes"`        // sent to addresses that had not answered
 	ProbesHeld   uint64 `json:"probes_held"`   // over the budget
+	TCPDials     uint64 `json:"tcp_dials"`     // tries to connect to a peer
+	TCPHeld      uint64 `json:"tcp_held"`      // over their budget
+	TCPRefused   uint64 `json:"tcp_refused"`   // accepted where too many were unproven
+	TCPUnproven  uint64 `json:"tcp_unproven"`  // closed since no peer in use proved to be there
+	TCPMalformed uint64 `json:"tcp_malformed"` // closed for what they sent
 	BadHalf      uint64 `json:"bad_half"`      // halves of packets that are malformed or do not fit
 	LostHalf     uint64 `json:"lost_half"`     // halves dropped for later ones
 	Split        uint64 `json:"split"`         // packets sent in halves
 	Narrowed     uint64 `json:"narrowed"`      // times that a path did not carry wide packets any more
+
+	// Hard NATs (PATH-23).
+	Punches        uint64 `json:"punches"`         // tries begun
+	PunchesHelped  uint64 `json:"punches_helped"`  // of them, ended with a direct path
+	PunchesHeld    uint64 `json:"punches_held"`    // not begun: tried lately, or too much at once
+	PunchesUnsure  uint64 `json:"punches_unsure"`  // not begun: nobody says that the peer is at that IP
+	PunchesStopped uint64 `json:"punches_stopped"` // ended since reflectors did not answer any more
+	PunchProbes    uint64 `json:"punch_probes"`    // sent to ports of hard NATs
+	PunchOpeners   uint64 `json:"punch_openers"`   // sent from extra sockets, to open ports of ours
+	RefusedAttests uint64 `json:"refused_attests"` // IPs that no relay of ours attests, or not usable
 }
 
 // Socket is a net.PacketConn over peers. All methods are safe for concurrent
@@ -125,11 +151,18 @@ type Socket struct {
 	unproven map[relay.Key]map[relay.Key]*peer
 	limiters map[relay.Key]*rate.Limiter
 	loops    map[[16]byte]chan struct{} // packets to ourselves under way
+	extra    map[*udp.Conn]struct{}     // sockets opened against hard NATs
 	closed   bool
+
+	network  atomic.Pointer[way] // never nil
+	openings punch.Ledger
+	probings punch.Ledger
+	moved    atomic.Int64 // changes of the network
 
 	addrs   atomic.Pointer[[]netip.AddrPort] // where peers may try us
 	sources sources
 	probes  *rate.Limiter
+	tcp     *tcpPaths
 
 	queue      chan packet
 	rest       packet // of the train being read; under reading
@@ -146,6 +179,8 @@ type Socket struct {
 	stats struct {
 		badBox, rateLimited, unproven, replayed, queueFull, noPath, tooLarge, unknownPongs atomic.Uint64
 		refusedAddrs, probes, probesHeld, badHalf, lostHalf, split, narrowed               atomic.Uint64
+		punches, punchesHelped, punchesHeld, punchesUnsure, punchesStopped                 atomic.Uint64
+		punchProbes, punchOpeners, refusedAttests                                          atomic.Uint64
 	}
 }
 
@@ -186,12 +221,17 @@ func New(cfg Config) (*Socket, error) {
 		limiters: make(map[relay.Key]*rate.Limiter),
 		loops:    make(map[[16]byte]chan struct{}),
 		queue:    make(chan packet, queueLen),
+		extra:    make(map[*udp.Conn]struct{}),
 		done:     make(chan struct{}),
+		openings: punch.Ledger{Slots: openSlots},
+		probings: punch.Ledger{Slots: probeSlots},
 		probes:   rate.NewLimiter(probesPerSecond, probesPerSecond),
 	}
+	s.network.Store(new(way))
 	copy(s.self[:], cfg.Key.Public().(ed25519.PublicKey))
 	s.buffers.New = func() any { return new([MaxPacket]byte) }
 	s.trains.New = func() any { return new([groBuffer]byte) }
+	s.tcp = newTCPPaths(s)
 	s.halfTrains.New = func() any { return new([trainBuffer]byte) }
 	s.halfID.Store(binary.BigEndian.Uint32(s.boot[12:])) // random
 	s.deadline.init()
@@ -248,10 +288,24 @@ func (s *Socket) Stats() Stats {
 		RefusedAddrs: s.stats.refusedAddrs.Load(),
 		Probes:       s.stats.probes.Load(),
 		ProbesHeld:   s.stats.probesHeld.Load(),
+		TCPDials:     s.tcp.stats.dials.Load(),
+		TCPHeld:      s.tcp.stats.held.Load(),
+		TCPRefused:   s.tcp.stats.refused.Load(),
+		TCPUnproven:  s.tcp.stats.unproven.Load(),
+		TCPMalformed: s.tcp.stats.malformed.Load(),
 		BadHalf:      s.stats.badHalf.Load(),
 		LostHalf:     s.stats.lostHalf.Load(),
 		Split:        s.stats.split.Load(),
 		Narrowed:     s.stats.narrowed.Load(),
+
+		Punches:        s.stats.punches.Load(),
+		PunchesHelped:  s.stats.punchesHelped.Load(),
+		PunchesHeld:    s.stats.punchesHeld.Load(),
+		PunchesUnsure:  s.stats.punchesUnsure.Load(),
+		PunchesStopped: s.stats.punchesStopped.Load(),
+		PunchProbes:    s.stats.punchProbes.Load(),
+		PunchOpeners:   s.stats.punchOpeners.Load(),
+		RefusedAttests: s.stats.refusedAttests.Load(),
 	}
 }
 
@@ -302,8 +356,10 @@ func (s *Socket) AddRelay(ctx context.Context, k, via relay.Key) error {
 		return errors.New("magic socket: peer not dialled")
 	}
 	if err := s.cfg.Relays.Ensure(ctx, via); err != nil {
+		p.trace(Trace{Kind: TraceRelayDown, Relay: via, Err: err})
 		return fmt.Errorf("link to relay %s: %w", via, err)
 	}
+	p.trace(Trace{Kind: TraceRelayUp, Relay: via})
 	s.found(p, via)
 	return nil
 }
@@ -432,6 +488,7 @@ func (s *Socket) LinkDown(via relay.Key) {
 // came on this link (PATH-8).
 func (s *Socket) PeerGone(via, k relay.Key) {
 	if p := s.peer(k); p != nil {
+		p.trace(Trace{Kind: TraceGone, Relay: via})
 		p.lost(path.ID{Relay: via}, "peer not at this relay", true)
 	}
 }
@@ -448,6 +505,8 @@ func (s *Socket) Receive(via, from relay.Key, kind relay.FrameType, ecn byte, pa
 		s.receiveData(via, from, ecn, payload)
 	case relay.FrameDisco:
 		s.receiveDisco(via, from, payload)
+	case relay.FrameAttest:
+		s.attested(via, from, payload)
 	}
 }
 
@@ -485,7 +544,7 @@ func (s *Socket) receiveDisco(via, from relay.Key, payload []byte) {
 	switch m := msg.(type) {
 	case disco.Ping:
 		p.prove(via)
-		s.sendDisco(id, p.key, disco.Pong{TxID: m.TxID, BootID: s.boot})
+		p.sendDisco(id, disco.Pong{TxID: m.TxID, BootID: s.boot})
 		now := s.now()
 		if since := p.unanswered.Load(); since != 0 && now-since > p.quiet.Load()/4 {
 			p.cameOver(id) // it asks there since it misses something, as we do
@@ -513,9 +572,14 @@ func (s *Socket) receiveDisco(via, from relay.Key, payload []byte) {
 
 // consider admits a peer whose box came over a relay, if it may be (PATH-13).
 func (s *Socket) consider(p *peer) {
-	if !p.admitted.Load() && (s.cfg.Disclose == nil || s.cfg.Disclose(p.key)) {
-		p.admit()
+	if p.admitted.Load() {
+		return
 	}
+	if s.cfg.Disclose == nil || s.cfg.Disclose(p.key) {
+		p.admit()
+		return
+	}
+	p.trace(Trace{Kind: TraceWithheld})
 }
 
 // ReadFrom implements net.PacketConn.
@@ -603,8 +667,12 @@ func (s *Socket) Close() error {
 		for _, c := range s.cfg.UDP {
 			_ = c.Close()
 		}
+		for c := range s.extra {
+			_ = c.Close()
+		}
 	}
 	s.mu.Unlock()
+	s.tcp.close()
 	s.wg.Wait()
 	return nil
 }
@@ -776,18 +844,22 @@ func (s *Socket) forgetCold(p *peer) bool {
 func (s *Socket) forget(p *peer) {
 	s.index.remove(p)
 	close(p.gone)
+	p.closeTCP()
+	if e := p.exit.Load(); e != nil {
+		_ = e.conn.Close()
+	}
 }
 
-func (s *Socket) sendDisco(id path.ID, to relay.Key, msg disco.Message) {
+func (p *peer) sendDisco(id path.ID, msg disco.Message) {
 	if id.Kind() == path.Direct {
-		if box, err := s.id.SealDirect(nil, to, msg); err == nil {
-			_ = s.sendDirect(box, id.Addr, 0, 0)
+		if box, err := p.s.id.SealDirect(nil, p.key, msg); err == nil {
+			p.sendBox(id, box)
 		}
 		return
 	}
-	box, err := s.id.Seal(nil, to, msg)
+	box, err := p.s.id.Seal(nil, p.key, msg)
 	if err != nil {
 		return
 	}
-	_ = s.cfg.Relays.Send(id.Relay, to, relay.FrameDisco, 0, box) // a lost ping is a miss
+	_ = p.s.cfg.Relays.Send(id.Relay, p.key, relay.FrameDisco, 0, box) // a lost ping is a miss
 }

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/alkdev/alknet-p2p/node"
+)
+
+// maxMappingLife bounds how long doctor waits for a NAT to forget.
+const maxMappingLife = 2 * time.Minute
+
+func newDoctor(a *app) *cobra.Command {
+	var f targetFlags
+	var lifetime time.Duration
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Look for what is in the way of this node: NAT, blocked ports, clock, DNS",
+		Long: `Tries every way to each relay (UDP, TCP, TCP port 443, QUIC; IPv4 and IPv6) and
+measures the NAT before this machine: mapping and filtering as RFC 4787 has
+them, and whether it hairpins. It also looks at the port that the router gives,
+at the clock and at DNS. For each trouble it names the cause and the cure.
+
+It takes some five seconds; with --lifetime two minutes more at most, to see
+when the NAT forgets an idle mapping. Exit code 1 if anything is wrong.`,
+		Example: `  alknet-p2p doctor
+  alknet-p2p doctor --lifetime
+  alknet-p2p doctor --one-shot --join alk1… --passphrase-file FILE`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if lifetime < 0 || lifetime > maxMappingLife {
+				return usagef("--lifetime must be between 0 and %s", maxMappingLife)
+			}
+			return a.withNode(cmd.Context(), f, func(n peerNode) error {
+				progress := func(what string) { a.progressf("%s…", oneLine(what)) }
+				found, err := n.doctor(cmd.Context(), request{Lifetime: duration{lifetime}}, progress)
+				if err != nil {
+					return err
+				}
+				if err := a.show(found, func(w *bytes.Buffer) { a.printDoctor(w, found) }); err != nil {
+					return err
+				}
+				if bad := found.Troubles(); bad > 0 {
+					return failf(exitFailed, codeFailed, "%d of %d checks found something wrong", bad, len(found.Checks))
+				}
+				return nil
+			})
+		},
+	}
+	flags := cmd.Flags()
+	flags.DurationVar(&lifetime, "lifetime", 0, "also measure how long the NAT keeps an idle mapping, for this `time` at most (2m)")
+	flags.Lookup("lifetime").NoOptDefVal = maxMappingLife.String()
+	f.add(cmd)
+	return cmd
+}
+
+func (a *app) printDoctor(w *bytes.Buffer, found *node.Diagnosis) {
+	var rows [][]string
+	for _, c := range found.Checks {
+		word := a.colour(green, "ok ")
+		if !c.OK {
+			word = a.colour(yellow, "bad")
+		}
+		rows = append(rows, []string{word, c.Name, oneLine(shortID(c.Relay)), oneLine(c.Detail)})
+	}
+	table(w, rows)
+	for _, c := range found.Checks {
+		if !c.OK {
+			fmt.Fprintf(w, "\n%s %s\nbecause  %s\ncure     %s\n", c.Name, oneLine(shortID(c.Relay)), oneLine(c.Cause), oneLine(c.Cure))
+		}
+	}
+}
+
+// shortID is the end of a peer ID, by which people tell it from others.
+func shortID(id string) string {
+	const n = 8
+	if len(id) <= n {
+		return id
+	}
+	return "…" + id[len(id)-n:]
+}
