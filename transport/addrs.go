@@ -91,6 +91,7 @@ func (h *Host) gather() {
 			addrs = append(addrs, a)
 		}
 	}
+	h.socket.SetNetwork(h.reflectors.network()) // first: it goes out with the addresses
 	h.socket.SetAddrs(addrs[:min(len(addrs), disco.MaxAddrs)])
 }
 

@@ -184,7 +184,7 @@ func (h *Host) engine() (err error) {
 	if h.socket, err = socket.New(socket.Config{
 		Key: h.cfg.Key, Relays: h.links, UDP: h.udp, Homes: h.links.homeKeys, Other: h.reflectors.answer,
 		Known: h.cfg.Known, Disclose: h.disclose, Loopback: loopbackOnly(h.listen),
-		Events: h.pathChanged, Trace: h.traced, Refresh: h.refresh, Logger: h.log,
+		Events: h.pathChanged, Trace: h.traced, Refresh: h.refresh, Reflects: h.reflectors.reflects, Logger: h.log,
 	}); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"context"
 	"crypto/rand"
 	"fmt"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/alkdev/alknet-p2p/transport/magic"
+	"github.com/alkdev/alknet-p2p/transport/magic/disco"
 	"github.com/alkdev/alknet-p2p/transport/magic/udp"
 	"github.com/alkdev/alknet-p2p/transport/relay"
 )
@@ -37,7 +39,14 @@ type reflectors struct {
 	wishes  map[relay.Key]bool             // those that reply another way than back
 	asked   map[[12]byte]netip.AddrPort    // questions without an answer
 	seen    map[netip.AddrPort]sighting    // by reflector
+	probes  map[[12]byte]probe             // questions of reflects
 	wake    chan struct{}
+}
+
+// probe is a question whose answer somebody waits for.
+type probe struct {
+	to   netip.AddrPort
+	back chan struct{}
 }
 
 // sighting is what a reflector answered.
@@ -53,6 +62,7 @@ func newReflectors(h *Host) *reflectors {
 		wishes:  make(map[relay.Key]bool),
 		asked:   make(map[[12]byte]netip.AddrPort),
 		seen:    make(map[netip.AddrPort]sighting),
+		probes:  make(map[[12]byte]probe),
 	}
 }
 
@@ -193,6 +203,12 @@ func (r *reflectors) answer(from netip.AddrPort, b []byte) {
 		return
 	}
 	r.mu.Lock()
+	if p, ok := r.probes[tx]; ok && p.to == from {
+		close(p.back)
+		delete(r.probes, tx)
+		r.mu.Unlock()
+		return
+	}
 	at, ok := r.asked[tx]
 	if !ok || at != from {
 		r.mu.Unlock()
@@ -278,6 +294,65 @@ func (r *reflectors) mapping() string {
 		}
 	}
 	return "endpoint-independent"
+}
+
+// network is what mapping says in the words of a CallMeMaybe, and the ports at
+// which this node was seen lately.
+func (r *reflectors) network() (n disco.Network, ports []uint16) {
+	switch r.mapping() {
+	case "none":
+		n.IPv4 = disco.MappingNone
+	case "endpoint-independent":
+		n.IPv4 = disco.MappingIndependent
+	case "address-and-port-dependent":
+		n.IPv4 = disco.MappingDependent
+	}
+	own := r.h.localAddrs()
+	for _, a := range r.addrs() {
+		switch {
+		case a.Addr().Is4():
+			ports = append(ports, a.Port())
+		case slices.Contains(own, a):
+			n.IPv6 = disco.MappingNone
+		}
+	}
+	return n, ports
+}
+
+// reflects asks a reflector that has answered lately whether it still does, and
+// waits for the answer until ctx ends. True also when there is none to ask.
+func (r *reflectors) reflects(ctx context.Context) bool {
+	var tx [12]byte
+	rand.Read(tx[:])
+	p := probe{back: make(chan struct{})}
+	r.mu.Lock()
+	for to, s := range r.seen {
+		if to.Addr().Is4() && time.Since(s.at) < reflectFresh {
+			p.to = to
+			break
+		}
+	}
+	if p.to.IsValid() {
+		r.probes[tx] = p
+	}
+	r.mu.Unlock()
+	if !p.to.IsValid() {
+		return true
+	}
+	defer func() {
+		r.mu.Lock()
+		delete(r.probes, tx)
+		r.mu.Unlock()
+	}()
+	if err := r.h.socket.WriteRaw(relay.AppendReflectRequest(nil, tx), p.to); err != nil {
+		return false
+	}
+	select {
+	case <-p.back:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // startReflectors answers on two ports of a relay, so that clients can tell

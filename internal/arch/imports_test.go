@@ -24,11 +24,12 @@ var mayImport = map[string][]string{
 	"transport/magic/disco": {
 		// The relay's frames carry its boxes; it knows keys only as 32 bytes.
 	},
-	"transport/magic/udp": {},
-	"transport/netmon":    {},
-	"transport/relay":     {"transport/magic/udp"}, // the reflector's sockets
-	"transport/natlab":    {},
-	"transport/web":       {},
+	"transport/magic/punch": {"transport/magic/disco"}, // the mappings it names
+	"transport/magic/udp":   {},
+	"transport/netmon":      {},
+	"transport/relay":       {"transport/magic/udp"}, // the reflector's sockets
+	"transport/natlab":      {},
+	"transport/web":         {},
 
 	"protocols":                    {"protocols/auth"},
 	"protocols/auth":               {},
@@ -56,6 +57,7 @@ var mustNotImport = []struct{ folder, pkg, why string }{
 	{"protocols/call/internal/wire", "github.com/libp2p/...", "pure bytes"},
 	{"protocols/call/internal/wire", "net", "pure bytes"},
 	{"transport/magic/path", "github.com/libp2p/...", "a pure state machine (PATH-15)"},
+	{"transport/magic/punch", "net", "it decides, and sends nothing (PATH-23)"},
 	{"transport/magic/disco", "github.com/libp2p/...", "sealed bytes and keys only"},
 	{"transport/magic/disco", "net", "sealed bytes and keys only"},
 	{"transport/relay", "github.com/libp2p/...", "it runs over any ordered byte stream"},

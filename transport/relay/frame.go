@@ -24,6 +24,7 @@ const (
 	FrameHealth   FrameType = 6 // what is wrong with the relay, UTF-8; empty: nothing
 	FrameGoAway   FrameType = 7 // one byte, a GoAwayReason
 	FrameRateHint FrameType = 8 // bytes per second that get through, 64 bits
+	FrameAttest   FrameType = 9 // tell the named key my IP; or: the IP, 16 bytes, of the named key
 )
 
 // Sizes of frames, in bytes.
@@ -36,6 +37,7 @@ const (
 	maxWire    = lengthSize + headerSize + MaxPayload // a whole frame
 	echoSize   = 8                                    // payload of Ping and Pong
 	hintSize   = 8                                    // payload of RateHint
+	ipSize     = 16                                   // payload of Attest, from the relay
 	maxHealth  = 256                                  // payload of Health
 )
 
@@ -54,7 +56,7 @@ type Frame struct {
 }
 
 // known says whether this version gives the type a meaning.
-func (t FrameType) known() bool { return t >= FrameData && t <= FrameRateHint }
+func (t FrameType) known() bool { return t >= FrameData && t <= FrameAttest }
 
 // AppendFrame appends the frame to dst. The payload must not be longer than
 // MaxPayload.

@@ -104,6 +104,8 @@ func writeFrames(t *testing.T) {
 		{"health", relay.Frame{Type: relay.FrameHealth, Payload: []byte("disk is full")}},
 		{"go away, draining", relay.Frame{Type: relay.FrameGoAway, Payload: []byte{byte(relay.GoAwayDraining)}}},
 		{"rate hint of 10 Mbit/s", relay.Frame{Type: relay.FrameRateHint, Payload: []byte{0, 0, 0, 0, 0, 0x13, 0x12, 0xd0}}},
+		{"attest to the key", relay.Frame{Type: relay.FrameAttest, Key: peer}},
+		{"attested, 198.51.100.7", relay.Frame{Type: relay.FrameAttest, Key: peer, Payload: []byte{10: 0xff, 11: 0xff, 12: 198, 13: 51, 14: 100, 15: 7}}},
 	} {
 		raw, err := relay.AppendFrame(nil, s.f)
 		require.NoError(t, err)
@@ -196,7 +198,7 @@ func FuzzParseFrame(f *testing.F) {
 		back, err := relay.AppendFrame(nil, frame)
 		if len(frame.Payload) > relay.MaxPayload {
 			require.ErrorIs(t, err, relay.ErrFrame)
-			require.True(t, frame.Type < relay.FrameData || frame.Type > relay.FrameRateHint)
+			require.True(t, frame.Type < relay.FrameData || frame.Type > relay.FrameAttest)
 			return
 		}
 		require.NoError(t, err)
@@ -218,7 +220,7 @@ func FuzzReader(f *testing.F) {
 		r := relay.NewFrameReader(&pieces{raw, int(piece) + 1})
 		for rest := raw; ; {
 			want, n, wantErr := relay.ParseFrame(rest)
-			if wantErr == nil && (want.Type < relay.FrameData || want.Type > relay.FrameRateHint) {
+			if wantErr == nil && (want.Type < relay.FrameData || want.Type > relay.FrameAttest) {
 				rest = rest[n:]
 				continue
 			}

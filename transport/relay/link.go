@@ -66,8 +66,8 @@ type LinkConfig struct {
 	BootID BootID
 	// Mode is what is asked of the relay; ModeHome when empty.
 	Mode Mode
-	// OnFrame gets every Data and Disco frame. The payload is valid during
-	// the call only.
+	// OnFrame gets every Data, Disco and Attest frame; the payload of the last
+	// is an IP of 16 bytes. The payload is valid during the call only.
 	OnFrame func(from Key, kind FrameType, ecn byte, payload []byte)
 	// OnPeerGone hears that a key sent to is not connected to this relay.
 	OnPeerGone func(peer Key)
@@ -199,11 +199,12 @@ func (l *Link) exchange() (Welcome, error) {
 	return ParseWelcome(raw)
 }
 
-// Send queues a frame for the key and returns at once. The payload is copied.
+// Send queues a frame for the key and returns at once. The payload is copied;
+// FrameAttest has none, and asks the relay to tell the key our IP (PATH-23).
 // It fails when the link is over or the payload is longer than MaxPayload;
 // success says nothing about arrival.
 func (l *Link) Send(to Key, kind FrameType, ecn byte, payload []byte) error {
-	if kind != FrameData && kind != FrameDisco {
+	if kind != FrameData && kind != FrameDisco && (kind != FrameAttest || len(payload) > 0) {
 		return fmt.Errorf("send frame type %d: %w", kind, ErrFrame)
 	}
 	if len(payload) > MaxPayload {
@@ -339,6 +340,11 @@ func (l *Link) read() {
 
 func (l *Link) handle(f Frame) error {
 	switch f.Type {
+	case FrameAttest:
+		if len(f.Payload) != ipSize {
+			return fmt.Errorf("attestation of %d bytes: %w", len(f.Payload), ErrFrame)
+		}
+		fallthrough
 	case FrameData, FrameDisco:
 		if l.cfg.OnFrame != nil {
 			l.cfg.OnFrame(f.Key, f.Type, f.Flags&ECNMask, f.Payload)

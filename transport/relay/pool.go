@@ -53,7 +53,7 @@ type PoolConfig struct {
 	BootID BootID
 	// Dial opens a stream to the relay. ctx bounds the dialling only.
 	Dial func(ctx context.Context, relay Key) (Stream, error)
-	// OnFrame gets every Data and Disco frame; see [LinkConfig]. Links deliver
+	// OnFrame gets every Data, Disco and Attest frame; see [LinkConfig]. Links deliver
 	// side by side.
 	OnFrame func(relay, from Key, kind FrameType, ecn byte, payload []byte)
 	// OnPeerGone hears that a key sent to is not connected to the relay.

@@ -119,7 +119,7 @@ func newQueue(limits queueLimits, full, old *atomic.Uint64) *queue {
 // anybody could observe.
 var buffers = sync.Pool{New: func() any { return new([maxWire]byte) }}
 
-// put queues a data or disco frame in the flow named by pair. The frame's
+// put queues a data, disco or attest frame in the flow named by pair. The frame's
 // payload is copied; it is at most MaxPayload long.
 func (q *queue) put(pair Key, f Frame, now time.Time) {
 	it := encode(f, now)
@@ -138,7 +138,7 @@ func (q *queue) put(pair Key, f Frame, now time.Time) {
 		q.flows[pair] = fl
 		q.turns.push(fl)
 	}
-	if f.Type == FrameDisco {
+	if f.Type != FrameData {
 		fl.disco.push(it)
 	} else {
 		fl.data.push(it)

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -106,6 +109,7 @@ type Stats struct {
 	DroppedFull    uint64 `json:"dropped_full"`    // no room in the target's queue
 	DroppedOld     uint64 `json:"dropped_old"`     // waited too long in the target's queue
 	SkippedUnknown uint64 `json:"skipped_unknown"` // frames of unknown types
+	Attested       uint64 `json:"attested"`        // of FramesIn, IPs told to those their owners named
 }
 
 // Dropped is the number of frames dropped, for whatever cause.
@@ -138,7 +142,7 @@ type Server struct {
 		sessions, refused, replaced                  atomic.Uint64
 		framesIn, framesOut, bytesIn, bytesOut       atomic.Uint64
 		gone, denied, rate, disco, global, full, old atomic.Uint64
-		skipped                                      atomic.Uint64
+		skipped, attested                            atomic.Uint64
 	}
 }
 
@@ -174,7 +178,8 @@ func NewServer(cfg ServerConfig) *Server {
 
 // Serve serves the client with the given proven key on the stream until the
 // link ends, ctx is over or the server is closed; it returns after its last
-// goroutine. observed is the address the client is seen at, told to it. Serve
+// goroutine. observed is the address the client is seen at, a multiaddr or
+// IP:port, told to it, and its IP to those it names by Attest. Serve
 // owns the stream. A client that left, or was told to, is no error.
 func (s *Server) Serve(ctx context.Context, stream Stream, remote Key, observed string) error {
 	if !s.enter(stream) {
@@ -201,6 +206,7 @@ func (s *Server) serve(stream Stream, remote Key, observed string) error {
 		reader: newFrameReader(stream),
 		queue:  newQueue(clientLimits, &s.stats.full, &s.stats.old),
 		done:   make(chan struct{}),
+		ip:     attestable(observed),
 	}
 	c.reader.skipped = func() { s.stats.skipped.Add(1) }
 
@@ -411,6 +417,7 @@ func (s *Server) Stats() Stats {
 		DroppedFull:    s.stats.full.Load(),
 		DroppedOld:     s.stats.old.Load(),
 		SkippedUnknown: s.stats.skipped.Load(),
+		Attested:       s.stats.attested.Load(),
 	}
 	for _, c := range s.all() {
 		st.Clients++
@@ -491,6 +498,7 @@ type client struct {
 	done   chan struct{} // closed when the reader has ended
 	heard  atomic.Int64  // unix nanoseconds of the last frame
 	told   atomic.Bool   // it was told to go away
+	ip     netip.Addr    // where it is seen; not valid if it is not known
 
 	// The following belong to the reader.
 	limiter  *rate.Limiter // nil: none
@@ -596,6 +604,12 @@ func (c *client) read() error {
 		switch f.Type {
 		case FrameData, FrameDisco:
 			c.forward(f, now)
+		case FrameAttest:
+			if c.ip.IsValid() {
+				ip := c.ip.As16()
+				f.Flags, f.Payload = 0, ip[:]
+				c.forward(f, now)
+			}
 		case FramePing:
 			if len(f.Payload) == echoSize {
 				c.queue.putControl(Frame{Type: FramePong, Payload: f.Payload})
@@ -619,7 +633,7 @@ func (c *client) forward(f Frame, now time.Time) {
 	case p == nil:
 		s.stats.disco.Add(1)
 		return
-	case f.Type == FrameDisco && p.disco != nil && !p.disco.AllowN(now, 1):
+	case f.Type != FrameData && p.disco != nil && !p.disco.AllowN(now, 1):
 		s.stats.disco.Add(1)
 		return
 	case f.Type == FrameData && c.limiter != nil && !c.limiter.AllowN(now, size):
@@ -643,7 +657,27 @@ func (c *client) forward(f Frame, now time.Time) {
 		s.stats.denied.Add(1)
 		return
 	}
+	if f.Type == FrameAttest {
+		s.stats.attested.Add(1)
+	}
 	target.queue.put(c.key, Frame{Type: f.Type, Key: c.key, Flags: f.Flags & ECNMask, Payload: f.Payload}, now)
+}
+
+// attestable is the IP in an address that a client is seen at, which is not
+// valid if it came through another relay: that one's IP is not the client's.
+func attestable(observed string) netip.Addr {
+	if at, err := netip.ParseAddrPort(observed); err == nil {
+		return at.Addr().Unmap().WithZone("")
+	}
+	parts := strings.Split(observed, "/")
+	if len(parts) < 3 || parts[1] != "ip4" && parts[1] != "ip6" || slices.Contains(parts, "p2p-circuit") {
+		return netip.Addr{}
+	}
+	ip, err := netip.ParseAddr(parts[2])
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ip.Unmap().WithZone("")
 }
 
 // pair returns the limits towards the target, nil when there are too many

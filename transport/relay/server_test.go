@@ -615,3 +615,61 @@ func TestServeEndsWithItsContext(t *testing.T) {
 		<-l.Done()
 	})
 }
+
+// PATH-23: a relay attests the IP of a client to whom the client names, and
+// to nobody else.
+func TestPATH23Attest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, relay.ServerConfig{DiscoRate: 3})
+		a, inA := w.link(key(1))
+		_, inB := w.link(key(2))
+		_, inC := w.link(key(3))
+
+		mapped := string([]byte{10: 0xff, 11: 0xff, 12: 192, 13: 0, 14: 2, 15: 1})
+		require.NoError(t, a.Send(key(2), relay.FrameAttest, 0, nil))
+		require.Equal(t, received{key(1), relay.FrameAttest, 0, mapped}, get(t, inB.frames))
+		require.ErrorIs(t, a.Send(key(2), relay.FrameAttest, 0, []byte(mapped)), relay.ErrFrame, "an IP is not for the client to say")
+		require.NoError(t, a.Send(key(1), relay.FrameAttest, 0, nil))
+		synctest.Wait()
+		none(t, inA.frames)
+		none(t, inC.frames)
+
+		// Whatever IP a client puts in, the relay tells what it sees.
+		forged := w.raw(key(4), hello())
+		write(t, forged, frame(t, relay.Frame{Type: relay.FrameAttest, Key: key(2), Flags: 3, Payload: bytes.Repeat([]byte{7}, 16)}))
+		require.Equal(t, received{key(4), relay.FrameAttest, 0, mapped}, get(t, inB.frames))
+
+		for range 5 {
+			require.NoError(t, a.Send(key(2), relay.FrameAttest, 0, nil))
+		}
+		synctest.Wait()
+		require.EqualValues(t, 3, w.server.Stats().DroppedDisco, "over the rate of probes")
+		require.EqualValues(t, 4, w.server.Stats().Attested)
+	})
+}
+
+// A relay that attests in another form broke the protocol.
+func TestPATH23MalformedAttestation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, n := range []int{0, 4, 15, 17} {
+			client, server := net.Pipe()
+			go func() { // the relay of this test ends with its stream
+				defer server.Close()
+				b := make([]byte, 4096)
+				_, _ = server.Read(b)
+				raw, _ := relay.AppendWelcome(nil, relay.Welcome{Version: 1})
+				_, _ = server.Write(raw)
+				raw, _ = relay.AppendFrame(nil, relay.Frame{Type: relay.FrameAttest, Key: key(2), Payload: make([]byte, n)})
+				_, _ = server.Write(raw)
+				_, _ = io.Copy(io.Discard, server)
+			}()
+			in := newInbox()
+			l, _, err := relay.NewLink(t.Context(), client, in.config())
+			require.NoError(t, err)
+			<-l.Done()
+			require.ErrorIs(t, l.Err(), relay.ErrFrame, "%d bytes", n)
+			none(t, in.frames)
+			require.NoError(t, l.Close())
+		}
+	})
+}

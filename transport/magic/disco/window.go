@@ -52,6 +52,9 @@ const (
 // not be used concurrently.
 type Boots struct{ current BootID }
 
+// Current is the boot id that holds; zero while none came.
+func (b *Boots) Current() BootID { return b.current }
+
 // Check judges a boot id. proven says that the packet cannot be a recording:
 // it is a Pong to a transaction of ours, or came over a fresh handshake. The
 // first boot id that comes is taken as it is. A Pong may leave it out, nothing

@@ -1,6 +1,8 @@
 package socket
 
 import (
+	"errors"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -11,6 +13,7 @@ import (
 	"github.com/alkdev/alknet-p2p/transport/magic/disco"
 	"github.com/alkdev/alknet-p2p/transport/magic/path"
 	"github.com/alkdev/alknet-p2p/transport/magic/udp"
+	"github.com/alkdev/alknet-p2p/transport/relay"
 )
 
 // Limits of what others can make this node send straight to addresses
@@ -44,10 +47,8 @@ func (s *Socket) readUDP(c *udp.Conn) {
 	for {
 		n, err := c.ReadBatch(ms)
 		if err != nil {
-			select {
-			case <-s.done:
+			if errors.Is(err, net.ErrClosed) {
 				return
-			default:
 			}
 			// A socket recovers from what the network does to it; what does not
 			// pass is said again now and then.
@@ -159,7 +160,7 @@ func (s *Socket) receiveUDP(from netip.AddrPort, ecn byte, b []byte) {
 		p.candidate(from)
 		p.apply()
 		p.mu.Unlock()
-		s.sendDisco(id, k, disco.Pong{TxID: m.TxID, BootID: s.boot, Observed: from})
+		p.sendDisco(id, disco.Pong{TxID: m.TxID, BootID: s.boot, Observed: from})
 		p.wake()
 	case disco.Pong:
 		p.pong(id, m)
@@ -221,6 +222,9 @@ func (s *Socket) SetAddrs(addrs []netip.AddrPort) {
 // must prove themselves, and peers hear where this node may be now (PATH-21).
 func (s *Socket) NetworkChanged() {
 	now := s.now()
+	s.moved.Add(1) // ends the tries under way
+	s.openings.Reset()
+	s.probings.Reset()
 	for p := range s.index.byKey.all() {
 		if !p.pinned() && !p.active(now) {
 			continue
@@ -263,6 +267,11 @@ func (s *Socket) sendDirect(b []byte, to netip.AddrPort, segment int, ecn byte) 
 	if c == nil {
 		return udp.ErrUnreachable
 	}
+	return s.sendOn(c, b, to, segment, ecn)
+}
+
+// sendOn is sendDirect by the socket c.
+func (s *Socket) sendOn(c *udp.Conn, b []byte, to netip.AddrPort, segment int, ecn byte) error {
 	err := c.Write(b, to, segment, ecn)
 	if err != nil {
 		s.stats.noPath.Add(1)
@@ -314,7 +323,7 @@ func (p *peer) call(now time.Time) {
 	if addrs == nil || len(p.s.cfg.UDP) == 0 {
 		return
 	}
-	msg := disco.CallMeMaybe{BootID: p.s.boot, Addrs: *addrs}
+	msg := disco.CallMeMaybe{BootID: p.s.boot, Addrs: *addrs, Network: p.s.network.Load().Network, Punch: p.punch}
 	if p.s.cfg.Homes != nil {
 		for _, k := range p.s.cfg.Homes() {
 			if len(msg.Homes) < disco.MaxHomes {
@@ -325,9 +334,11 @@ func (p *peer) call(now time.Time) {
 	for _, id := range p.machine.IDs() {
 		if id.Kind() == path.Relayed && p.machine.State(id) != path.Dead {
 			p.trace(Trace{Kind: TraceCalled, Addrs: msg.Addrs, Relay: id.Relay})
-			p.s.sendDisco(id, p.key, disco.Hello{TxID: disco.NewTxID(), BootID: p.s.boot})
+			p.sendDisco(id, disco.Hello{TxID: disco.NewTxID(), BootID: p.s.boot})
+			// Before the addresses, which are disclosed by them (PATH-13, PATH-23).
+			_ = p.s.cfg.Relays.Send(id.Relay, p.key, relay.FrameAttest, 0, nil)
 			msg.TxID = disco.NewTxID()
-			p.s.sendDisco(id, p.key, msg)
+			p.sendDisco(id, msg)
 		}
 	}
 	p.called = now
@@ -338,6 +349,7 @@ func (p *peer) calledBy(m disco.CallMeMaybe) {
 	if !p.admitted.Load() {
 		return
 	}
+	p.punched(m)
 	if !p.asks.Allow() {
 		p.s.stats.rateLimited.Add(1)
 		return

@@ -142,23 +142,24 @@ func (s *Socket) receiveHalf(from netip.AddrPort, ecn byte, b []byte) {
 
 // sendHalves sends packets of size segment, of which only the last may be
 // shorter, in halves each; a last one that fits goes whole.
-func (s *Socket) sendHalves(b []byte, to netip.AddrPort, segment int, ecn byte) {
+func (p *peer) sendHalves(b []byte, to netip.AddrPort, segment int, ecn byte) {
+	s := p.s
 	buf := s.halfTrains.Get().(*[trainBuffer]byte)
 	defer s.halfTrains.Put(buf)
 	train, size := buf[:0], halfHeader+(segment+1)/2
 	flush := func() {
 		if len(train) > 0 {
-			_ = s.sendDirect(train, to, size, ecn)
+			_ = p.sendDirect(train, to, size, ecn)
 			train = buf[:0]
 		}
 	}
 	for len(b) > 0 {
 		k := min(segment, len(b))
-		p := b[:k]
+		one := b[:k]
 		b = b[k:]
 		if k <= narrowPacket { // the last
 			flush()
-			_ = s.sendDirect(p, to, 0, ecn)
+			_ = p.sendDirect(one, to, 0, ecn)
 			return
 		}
 		s.stats.split.Add(1)
@@ -168,8 +169,8 @@ func (s *Socket) sendHalves(b []byte, to netip.AddrPort, segment int, ecn byte) 
 		}
 		id := s.halfID.Add(1)
 		cut := (k + 1) / 2
-		train = appendHalf(train, half{id: id, b: p[:cut]})
-		train = appendHalf(train, half{id: id, second: true, b: p[cut:]})
+		train = appendHalf(train, half{id: id, b: one[:cut]})
+		train = appendHalf(train, half{id: id, second: true, b: one[cut:]})
 		// The datagrams of a train are of one size but for the last.
 		if k%2 == 1 || len(train)+2*size > len(buf) {
 			flush()
@@ -206,21 +207,21 @@ func (p *peer) setWide(a netip.AddrPort, wide bool) {
 // a form that it carries.
 func (p *peer) sendStraight(a netip.AddrPort, b []byte, segment int, ecn byte) {
 	if segment > narrowPacket && !p.isWide(a) {
-		p.s.sendHalves(b, a, segment, ecn)
+		p.sendHalves(b, a, segment, ecn)
 		return
 	}
 	whole := segment
 	if segment == len(b) {
 		whole = 0
 	}
-	err := p.s.sendDirect(b, a, whole, ecn)
+	err := p.sendDirect(b, a, whole, ecn)
 	if segment <= narrowPacket {
 		return
 	}
 	if udp.TooLarge(err) { // our own network became narrower
 		p.setWide(a, false)
 		p.s.stats.narrowed.Add(1)
-		p.s.sendHalves(b, a, segment, ecn)
+		p.sendHalves(b, a, segment, ecn)
 		return
 	}
 	p.wideSent.Add(int64((len(b) + segment - 1) / segment))

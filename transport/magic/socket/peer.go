@@ -56,6 +56,7 @@ type peer struct {
 	wide       atomic.Pointer[[]netip.AddrPort] // direct paths that carry MaxPacket
 	wideSent   atomic.Int64                     // packets for whose sake that is asked again
 	halves     atomic.Pointer[halves]
+	exit       atomic.Pointer[exit] // the socket by which one of its addresses is sent to; nil: the common ones
 
 	mu         sync.Mutex
 	machine    path.Machine
@@ -71,6 +72,8 @@ type peer struct {
 	kick       chan struct{}
 	widths     map[netip.AddrPort]*path.Width // of direct paths that work
 	widthAsked time.Time
+
+	holes // through hard NATs; under mu
 
 	asks   *rate.Limiter // CallMeMaybes taken: each one makes us knock
 	recent ring          // the last packets sent
@@ -343,6 +346,8 @@ func (p *peer) pong(id path.ID, m disco.Pong) bool {
 	delete(p.pending, m.TxID)
 	if id.Kind() == path.Relayed {
 		p.proveLocked(id.Relay)
+	} else {
+		p.answeredFrom = id.Addr.Addr()
 	}
 	at := p.s.now()
 	p.heard(id, false, at)
@@ -390,7 +395,10 @@ func (p *peer) apply() {
 	best, state, _, _, ok := p.machine.Best()
 	settled := ok && state == path.Valid
 	again := !p.settled.Swap(settled) && settled
-	p.direct.Store(settled && best.Kind() == path.Direct)
+	direct := settled && best.Kind() == path.Direct
+	if p.direct.Swap(direct) && !direct {
+		p.punchOn()
+	}
 	p.quiet.Store(int64(p.machine.Quiet()))
 	old := p.route.Load()
 	route := p.machine.Route()
@@ -404,6 +412,7 @@ func (p *peer) apply() {
 		p.replayOver(best, now) // what it carried while it did not work
 	}
 	p.takeFrom()
+	p.dropExit()
 	p.forgetWidths()
 	for _, ev := range p.machine.Events() {
 		p.s.log.Debug("path changed", "peer", p.key, "path", ev.Path.Kind(), "event", ev.Kind, "addr", ev.Path.Addr, "relay", relay.Key(ev.Path.Relay), "reason", ev.Reason)
@@ -484,7 +493,7 @@ func (p *peer) sendPing(id path.ID, size int, wide, aside bool) {
 	asked := pending{id: id, sent: now, wide: wide, aside: aside}
 	if id.Kind() == path.Relayed {
 		p.pending[tx] = asked
-		p.s.sendDisco(id, p.key, ping)
+		p.sendDisco(id, ping)
 		return
 	}
 	// Padded, so that the answer also tells that the path carries full packets
@@ -510,7 +519,7 @@ func (p *peer) sendPing(id path.ID, size int, wide, aside bool) {
 		p.width(id.Addr).Asked(now, p.isWide(id.Addr))
 	}
 	p.pending[tx] = asked
-	_ = p.s.sendDirect(box, id.Addr, 0, 0)
+	_ = p.sendDirect(box, id.Addr, 0, 0)
 }
 
 // wake makes the loop look now, starting it when it does not run.

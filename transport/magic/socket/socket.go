@@ -28,6 +28,7 @@ import (
 
 	"github.com/alkdev/alknet-p2p/transport/magic/disco"
 	"github.com/alkdev/alknet-p2p/transport/magic/path"
+	"github.com/alkdev/alknet-p2p/transport/magic/punch"
 	"github.com/alkdev/alknet-p2p/transport/magic/udp"
 	"github.com/alkdev/alknet-p2p/transport/relay"
 )
@@ -89,6 +90,10 @@ type Config struct {
 	// Refresh, when set, is told that a peer with a connection has no path
 	// left, at most every few seconds for one peer. It must not block.
 	Refresh func(peer relay.Key)
+	// Reflects asks a reflector whether packets still come and go on UDP, and
+	// waits for the answer until ctx ends; nil asks nobody. A burst of packets
+	// through a NAT ends when they do not (PATH-23).
+	Reflects func(ctx context.Context) bool
 	// Logger is silent when nil.
 	Logger *slog.Logger
 }
@@ -110,6 +115,16 @@ type Stats struct {
 	LostHalf     uint64 `json:"lost_half"`     // halves dropped for later ones
 	Split        uint64 `json:"split"`         // packets sent in halves
 	Narrowed     uint64 `json:"narrowed"`      // times that a path did not carry wide packets any more
+
+	// Hard NATs (PATH-23).
+	Punches        uint64 `json:"punches"`         // tries begun
+	PunchesHelped  uint64 `json:"punches_helped"`  // of them, ended with a direct path
+	PunchesHeld    uint64 `json:"punches_held"`    // not begun: tried lately, or too much at once
+	PunchesUnsure  uint64 `json:"punches_unsure"`  // not begun: nobody says that the peer is at that IP
+	PunchesStopped uint64 `json:"punches_stopped"` // ended since reflectors did not answer any more
+	PunchProbes    uint64 `json:"punch_probes"`    // sent to ports of hard NATs
+	PunchOpeners   uint64 `json:"punch_openers"`   // sent from extra sockets, to open ports of ours
+	RefusedAttests uint64 `json:"refused_attests"` // IPs that no relay of ours attests, or not usable
 }
 
 // Socket is a net.PacketConn over peers. All methods are safe for concurrent
@@ -128,7 +143,13 @@ type Socket struct {
 	unproven map[relay.Key]map[relay.Key]*peer
 	limiters map[relay.Key]*rate.Limiter
 	loops    map[[16]byte]chan struct{} // packets to ourselves under way
+	extra    map[*udp.Conn]struct{}     // sockets opened against hard NATs
 	closed   bool
+
+	network  atomic.Pointer[way] // never nil
+	openings punch.Ledger
+	probings punch.Ledger
+	moved    atomic.Int64 // changes of the network
 
 	addrs   atomic.Pointer[[]netip.AddrPort] // where peers may try us
 	sources sources
@@ -149,6 +170,8 @@ type Socket struct {
 	stats struct {
 		badBox, rateLimited, unproven, replayed, queueFull, noPath, tooLarge, unknownPongs atomic.Uint64
 		refusedAddrs, probes, probesHeld, badHalf, lostHalf, split, narrowed               atomic.Uint64
+		punches, punchesHelped, punchesHeld, punchesUnsure, punchesStopped                 atomic.Uint64
+		punchProbes, punchOpeners, refusedAttests                                          atomic.Uint64
 	}
 }
 
@@ -189,9 +212,13 @@ func New(cfg Config) (*Socket, error) {
 		limiters: make(map[relay.Key]*rate.Limiter),
 		loops:    make(map[[16]byte]chan struct{}),
 		queue:    make(chan packet, queueLen),
+		extra:    make(map[*udp.Conn]struct{}),
 		done:     make(chan struct{}),
+		openings: punch.Ledger{Slots: openSlots},
+		probings: punch.Ledger{Slots: probeSlots},
 		probes:   rate.NewLimiter(probesPerSecond, probesPerSecond),
 	}
+	s.network.Store(new(way))
 	copy(s.self[:], cfg.Key.Public().(ed25519.PublicKey))
 	s.buffers.New = func() any { return new([MaxPacket]byte) }
 	s.trains.New = func() any { return new([groBuffer]byte) }
@@ -255,6 +282,15 @@ func (s *Socket) Stats() Stats {
 		LostHalf:     s.stats.lostHalf.Load(),
 		Split:        s.stats.split.Load(),
 		Narrowed:     s.stats.narrowed.Load(),
+
+		Punches:        s.stats.punches.Load(),
+		PunchesHelped:  s.stats.punchesHelped.Load(),
+		PunchesHeld:    s.stats.punchesHeld.Load(),
+		PunchesUnsure:  s.stats.punchesUnsure.Load(),
+		PunchesStopped: s.stats.punchesStopped.Load(),
+		PunchProbes:    s.stats.punchProbes.Load(),
+		PunchOpeners:   s.stats.punchOpeners.Load(),
+		RefusedAttests: s.stats.refusedAttests.Load(),
 	}
 }
 
@@ -454,6 +490,8 @@ func (s *Socket) Receive(via, from relay.Key, kind relay.FrameType, ecn byte, pa
 		s.receiveData(via, from, ecn, payload)
 	case relay.FrameDisco:
 		s.receiveDisco(via, from, payload)
+	case relay.FrameAttest:
+		s.attested(via, from, payload)
 	}
 }
 
@@ -491,7 +529,7 @@ func (s *Socket) receiveDisco(via, from relay.Key, payload []byte) {
 	switch m := msg.(type) {
 	case disco.Ping:
 		p.prove(via)
-		s.sendDisco(id, p.key, disco.Pong{TxID: m.TxID, BootID: s.boot})
+		p.sendDisco(id, disco.Pong{TxID: m.TxID, BootID: s.boot})
 		now := s.now()
 		if since := p.unanswered.Load(); since != 0 && now-since > p.quiet.Load()/4 {
 			p.cameOver(id) // it asks there since it misses something, as we do
@@ -612,6 +650,9 @@ func (s *Socket) Close() error {
 		s.closed = true
 		close(s.done)
 		for _, c := range s.cfg.UDP {
+			_ = c.Close()
+		}
+		for c := range s.extra {
 			_ = c.Close()
 		}
 	}
@@ -787,18 +828,21 @@ func (s *Socket) forgetCold(p *peer) bool {
 func (s *Socket) forget(p *peer) {
 	s.index.remove(p)
 	close(p.gone)
+	if e := p.exit.Load(); e != nil {
+		_ = e.conn.Close()
+	}
 }
 
-func (s *Socket) sendDisco(id path.ID, to relay.Key, msg disco.Message) {
+func (p *peer) sendDisco(id path.ID, msg disco.Message) {
 	if id.Kind() == path.Direct {
-		if box, err := s.id.SealDirect(nil, to, msg); err == nil {
-			_ = s.sendDirect(box, id.Addr, 0, 0)
+		if box, err := p.s.id.SealDirect(nil, p.key, msg); err == nil {
+			_ = p.sendDirect(box, id.Addr, 0, 0)
 		}
 		return
 	}
-	box, err := s.id.Seal(nil, to, msg)
+	box, err := p.s.id.Seal(nil, p.key, msg)
 	if err != nil {
 		return
 	}
-	_ = s.cfg.Relays.Send(id.Relay, to, relay.FrameDisco, 0, box) // a lost ping is a miss
+	_ = p.s.cfg.Relays.Send(id.Relay, p.key, relay.FrameDisco, 0, box) // a lost ping is a miss
 }

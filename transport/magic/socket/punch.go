@@ -1,0 +1,580 @@
+package socket
+
+import (
+	"context"
+	crand "crypto/rand"
+	"encoding/binary"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/alkdev/alknet-p2p/transport/magic/disco"
+	"github.com/alkdev/alknet-p2p/transport/magic/path"
+	"github.com/alkdev/alknet-p2p/transport/magic/punch"
+	"github.com/alkdev/alknet-p2p/transport/magic/udp"
+	"github.com/alkdev/alknet-p2p/transport/relay"
+)
+
+// How hard NATs are met (PATH-23); what is sent when is package punch's.
+const (
+	openSlots  = 2 // tries at once that open sockets
+	probeSlots = 1 // and that look for ports: their budget is the node's
+	fewSockets = 16
+	maxTargets = 2 // addresses of the peer each socket opens towards
+	maxOffered = 4
+
+	openAfter  = 250 * time.Millisecond // what becomes direct by itself has done so by then
+	openFor    = punch.FastFor + punch.SlowFor
+	openAgain  = 6 * time.Second // NATs forget what was never answered after 20 s and more
+	watchEvery = 20 * time.Millisecond
+	settleFor  = time.Second            // for the path, once the peer says it has one
+	hitFor     = 500 * time.Millisecond // for a socket that was hit to prove that it works
+
+	maxWitnesses = 4
+	witnessFor   = 2 * time.Minute
+
+	askEvery   = 100 * time.Millisecond
+	askFirst   = time.Second
+	askMisses  = 3
+	fewestAsks = 100 * time.Millisecond // the shortest wait for a reflector
+)
+
+// way is what this node tells peers of its way out.
+type way struct {
+	disco.Network
+	ports []uint16 // at which it was seen
+}
+
+// holes is what one peer has to do with hard NATs; under peer.mu.
+type holes struct {
+	theirs       disco.Network
+	offered      []netip.AddrPort // its public IPv4 addresses, as it says
+	local        []uint16         // and the ports of its own machine
+	witnesses    []witness
+	answeredFrom netip.Addr  // it answered a ping of ours from there
+	punch        disco.Punch // what we tell it
+	asking       disco.Punch // what it told us last
+	askedAt      time.Time
+	opening      bool
+	stop         chan struct{} // of our probing, closed when it is of no more use; nil: none
+}
+
+// witness is an IP that a relay of ours attests for the peer.
+type witness struct {
+	ip netip.Addr
+	at time.Time
+}
+
+// exit is the socket whose hole in our NAT the peer has found. What goes to the
+// address leaves by it.
+type exit struct {
+	addr netip.AddrPort
+	conn *udp.Conn
+	at   time.Time
+}
+
+// SetNetwork tells what is known of this node's way out, and at which ports of
+// IPv4 it was seen from outside. Peers that are not reached straight hear of a
+// change at once, since it may help (PATH-23).
+func (s *Socket) SetNetwork(n disco.Network, ports []uint16) {
+	old := s.network.Swap(&way{n, slices.Clone(ports[:min(len(ports), disco.MaxPorts)])})
+	if old.Network == n {
+		return
+	}
+	now := s.now()
+	for p := range s.index.byKey.all() {
+		if p.admitted.Load() && !p.direct.Load() && (p.pinned() || p.active(now)) {
+			p.mu.Lock()
+			p.call(s.time(now))
+			p.mu.Unlock()
+		}
+	}
+}
+
+// attested takes the IP of a peer from a relay. Only relays that this node has
+// chosen as its homes are believed: links to others are made because a peer
+// names them, and could be the peer's own, in which case its word is no better
+// than that.
+func (s *Socket) attested(via, from relay.Key, payload []byte) {
+	p := s.peer(from)
+	if p == nil || len(payload) != 16 || s.cfg.Homes == nil || !slices.Contains(s.cfg.Homes(), via) {
+		s.stats.refusedAttests.Add(1)
+		return
+	}
+	ip := netip.AddrFrom16([16]byte(payload)).Unmap()
+	if !s.punchable(ip) {
+		s.stats.refusedAttests.Add(1)
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.witnesses = slices.DeleteFunc(p.witnesses, func(w witness) bool { return w.ip == ip })
+	if len(p.witnesses) >= maxWitnesses {
+		p.witnesses = slices.Delete(p.witnesses, 0, 1)
+	}
+	p.witnesses = append(p.witnesses, witness{ip, s.time(s.now())})
+}
+
+// punchable tells whether a NAT may be at the IP.
+func (s *Socket) punchable(ip netip.Addr) bool {
+	return ip.Is4() && (ip.IsGlobalUnicast() && !local(ip) || ip.IsLoopback() && s.cfg.Loopback)
+}
+
+// isAt tells whether the peer is at the IP for all we know: it has answered
+// from there, or a relay of ours attests it. What the peer says itself does not
+// count: it may name anybody's. The caller holds p.mu.
+func (p *peer) isAt(ip netip.Addr) bool {
+	now := p.s.time(p.s.now())
+	return ip.IsValid() && ip == p.answeredFrom || slices.ContainsFunc(p.witnesses, func(w witness) bool {
+		return w.ip == ip && now.Sub(w.at) < witnessFor
+	})
+}
+
+// punched takes what a CallMeMaybe says of NATs, and begins what helps.
+func (p *peer) punched(m disco.CallMeMaybe) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.theirs = m.Network
+	p.offered, p.local = nil, nil
+	for _, a := range m.Addrs {
+		switch ip := a.Addr(); {
+		case !ip.Is4():
+		case !p.s.punchable(ip):
+			p.local = append(p.local, a.Port())
+		case len(p.offered) < maxOffered:
+			p.offered = append(p.offered, a)
+		}
+	}
+	switch m.Punch.State {
+	case disco.PunchOpen:
+		p.asking, p.askedAt = m.Punch, p.s.time(p.s.now())
+	case disco.PunchDone:
+		p.asking = disco.Punch{}
+		if p.stop != nil {
+			close(p.stop)
+			p.stop = nil
+		}
+	}
+	p.punchOn()
+}
+
+// punchOn begins what helps towards a peer that is not reached straight, or no
+// more. The caller holds p.mu.
+func (p *peer) punchOn() {
+	if p.direct.Load() || !p.admitted.Load() || !p.active(p.s.now()) || p.s.udpFor(false) == nil {
+		return
+	}
+	switch p.role() {
+	case punch.Open:
+		if !p.opening && p.s.spawn(p.open) {
+			p.opening = true
+		}
+	case punch.Probe:
+		if p.stop == nil && p.asking.State == disco.PunchOpen && p.s.time(p.s.now()).Sub(p.askedAt) < openFor {
+			p.beginProbing(p.asking.Ports)
+		}
+	}
+}
+
+// role is what we do for a path to the peer. The caller holds p.mu.
+func (p *peer) role() punch.Role {
+	return punch.RoleOf(p.s.network.Load().IPv4, p.theirs.IPv4)
+}
+
+// who is the peer as the ledger knows it. The caller holds p.mu.
+func (p *peer) who(ip netip.Addr) punch.Who {
+	return punch.Who{Peer: p.key, Boot: p.boots.Current(), IP: ip}
+}
+
+// spawn runs f in a goroutine that Close waits for; false when it is closed.
+func (s *Socket) spawn(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.wg.Go(f)
+	return true
+}
+
+// pause waits, and tells whether there is still a reason to go on: the peer is
+// of interest, not yet reached straight, and the network is the same.
+func (p *peer) pause(d time.Duration, moved int64, stop <-chan struct{}) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return !p.direct.Load() && p.s.moved.Load() == moved
+	case <-stop:
+	case <-p.gone:
+	case <-p.s.done:
+	}
+	return false
+}
+
+// begin enters a try in the ledger, or counts it as held.
+func (s *Socket) begin(l *punch.Ledger, who punch.Who) *punch.Try {
+	try, err := l.Begin(time.Now(), who)
+	if err != nil {
+		s.stats.punchesHeld.Add(1)
+		s.log.Debug("hard NAT not tried", "peer", relay.Key(who.Peer), "addr", who.IP, "err", err)
+		return nil
+	}
+	s.stats.punches.Add(1)
+	return try
+}
+
+func (s *Socket) finish(try *punch.Try, p *peer) {
+	helped := p.direct.Load()
+	if helped {
+		s.stats.punchesHelped.Add(1)
+	}
+	try.End(time.Now(), helped)
+}
+
+// open makes holes in our hard NAT, for the peer to find one of them: many
+// sockets, each of which has sent to it.
+func (p *peer) open() {
+	moved := p.s.moved.Load()
+	ready := p.pause(openAfter, moved, nil)
+	p.mu.Lock()
+	if _, _, rtt, _, ok := p.machine.Best(); ok && ready && rtt > openAfter/2 {
+		p.mu.Unlock()
+		ready = p.pause(2*rtt-openAfter, moved, nil)
+		p.mu.Lock()
+	}
+	defer func() { p.opening = false; p.mu.Unlock() }()
+	if !ready || p.role() != punch.Open {
+		return
+	}
+	var to []netip.AddrPort
+	for _, a := range p.offered {
+		if len(to) < maxTargets && p.isAt(a.Addr()) && p.probeable(a) && (len(to) == 0 || to[0].Addr() == a.Addr()) {
+			to = append(to, a)
+		}
+	}
+	if len(to) == 0 {
+		if len(p.offered) > 0 {
+			p.s.stats.punchesUnsure.Add(1)
+		p.trace(Trace{Kind: TracePunch, Reason: "the peer's not tried: no relay of ours attests where the peer is"})
+		}
+		return
+	}
+	try := p.s.begin(&p.s.openings, p.who(to[0].Addr()))
+	if try == nil {
+		p.trace(Trace{Kind: TracePunch, Reason: "ours not tried again: it failed not long ago, or too many are tried at once"})
+		return
+	}
+	p.trace(Trace{Kind: TracePunch, Reason: "ours: opening sockets for the peer to find"})
+	defer p.s.finish(try, p)
+	p.mu.Unlock()
+	p.holdOpen(to, moved)
+	p.mu.Lock()
+}
+
+// holdOpen keeps the holes open until one of them is the way to the peer, or
+// the peer has had its time.
+func (p *peer) holdOpen(to []netip.AddrPort, moved int64) {
+	conns := p.s.openExtra(to, p)
+	defer func() { p.closeExtra(conns) }()
+	if len(conns) < fewSockets {
+		p.s.log.Info("hard NAT not tried: too few sockets can be opened", "peer", p.key, "sockets", len(conns))
+		return
+	}
+	p.s.log.Debug("holes made for the peer to find", "peer", p.key, "addr", to[0], "sockets", len(conns))
+	p.spray(conns, to)
+	p.tell(disco.PunchOpen)
+	began, again := time.Now(), openAgain
+	for p.pause(watchEvery, moved, nil) && time.Since(began) < openFor {
+		if time.Since(began) >= again {
+			p.spray(conns, to)
+			again += openAgain
+		}
+	}
+	p.tell(disco.PunchDone)
+}
+
+// tell says to the peer where we stand.
+func (p *peer) tell(state disco.PunchState) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.punch = disco.Punch{State: state}
+	if state == disco.PunchOpen {
+		p.punch.Ports = p.s.network.Load().ports
+	}
+	p.call(p.s.time(p.s.now()))
+	if state == disco.PunchDone {
+		p.punch = disco.Punch{}
+	}
+}
+
+// openExtra opens sockets for one peer, as many as are of use and as this
+// system gives without want for others.
+func (s *Socket) openExtra(to []netip.AddrPort, p *peer) []*udp.Conn {
+	at := s.udpFor(false).LocalAddr().Addr()
+	var conns []*udp.Conn
+	for range min(punch.Sockets, spareSockets()) {
+		c, err := udp.Listen("udp4", netip.AddrPortFrom(at, 0))
+		if err != nil {
+			s.log.Debug("no more sockets", "err", err)
+			break
+		}
+		s.mu.Lock()
+		if s.closed {
+			s.mu.Unlock()
+			_ = c.Close()
+			break
+		}
+		s.extra[c] = struct{}{}
+		s.wg.Go(func() { s.readExtra(c, p, to) })
+		s.mu.Unlock()
+		conns = append(conns, c)
+	}
+	return conns
+}
+
+// closeExtra closes all but the one that is the way to the peer.
+func (p *peer) closeExtra(conns []*udp.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e := p.exit.Load()
+	select {
+	case <-p.gone:
+		e = nil
+	default:
+	}
+	if e != nil && p.machine.State(path.ID{Addr: e.addr}) != path.Valid {
+		e = nil
+	}
+	for _, c := range conns {
+		if e == nil || c != e.conn {
+			_ = c.Close()
+		}
+	}
+	if e == nil {
+		p.exit.Store(nil)
+	}
+}
+
+// dropExit closes the socket of a path that is no more: its hole is gone with
+// it. The caller holds p.mu.
+func (p *peer) dropExit() {
+	e := p.exit.Load()
+	if e == nil || p.opening {
+		return
+	}
+	if st := p.machine.State(path.ID{Addr: e.addr}); st == path.Dead || st == path.Unknown {
+		p.exit.Store(nil)
+		_ = e.conn.Close()
+	}
+}
+
+// spray sends an introduction from each socket to the peer.
+func (p *peer) spray(conns []*udp.Conn, to []netip.AddrPort) {
+	box, err := p.s.id.SealIntroduction(nil, p.key, disco.Ping{TxID: disco.NewTxID(), BootID: p.s.boot})
+	if err != nil {
+		return
+	}
+	for i, c := range conns {
+		for _, a := range to {
+			if c.Write(box, a, 0, 0) == nil {
+				p.s.stats.punchOpeners.Add(1)
+			}
+		}
+		if i%32 == 31 {
+			time.Sleep(time.Millisecond) // routers have short queues
+		}
+	}
+}
+
+// readExtra takes what comes to an extra socket until it is closed: first only
+// the peer's pings, and everything once it is the way to the peer.
+func (s *Socket) readExtra(c *udp.Conn, p *peer, to []netip.AddrPort) {
+	defer func() {
+		s.mu.Lock()
+		delete(s.extra, c)
+		s.mu.Unlock()
+		_ = c.Close()
+	}()
+	ms := []udp.Message{{Buf: make([]byte, 2*MaxPacket)}}
+	for {
+		if _, err := c.ReadBatch(ms); err != nil {
+			return
+		}
+		m := ms[0]
+		if m.Segment > 0 {
+			m.N = m.Segment // the others are as good as it
+		}
+		if m.N > 0 && slices.Contains(to, m.From) && p.hit(c, m.From, m.Buf[:m.N]) {
+			s.readUDP(c)
+			return
+		}
+	}
+}
+
+// hit takes a packet that came through one of the holes; true when that hole
+// is the way to the peer from now on.
+func (p *peer) hit(c *udp.Conn, from netip.AddrPort, b []byte) bool {
+	if kind, ok := disco.KindOf(b); !ok || kind == disco.Introduction && !p.s.sources.allow(from.Addr()) {
+		return false
+	}
+	k, msg, err := p.s.id.OpenDirect(b)
+	if err != nil || k != p.key {
+		p.s.stats.badBox.Add(1)
+		return false
+	}
+	ping, ok := msg.(disco.Ping)
+	if !ok {
+		return false
+	}
+	if !p.fresh(msg) {
+		p.s.stats.replayed.Add(1)
+		return false
+	}
+	id := path.ID{Addr: from}
+	now := time.Now()
+	p.mu.Lock()
+	if e := p.exit.Load(); p.machine.State(id) == path.Valid || !p.opening || e != nil && now.Sub(e.at) < hitFor {
+		p.mu.Unlock()
+		return false
+	}
+	p.exit.Store(&exit{from, c, now})
+	p.machine.Found(p.s.time(p.s.now()), id, true)
+	p.apply()
+	p.mu.Unlock()
+	p.sendDisco(id, disco.Pong{TxID: ping.TxID, BootID: p.s.boot, Observed: from})
+	p.wake()
+	return true
+}
+
+// sendDirect is [Socket.sendDirect] for an address of the peer, by the socket
+// through whose hole it is reached.
+func (p *peer) sendDirect(b []byte, to netip.AddrPort, segment int, ecn byte) error {
+	if e := p.exit.Load(); e != nil && e.addr == to {
+		return p.s.sendOn(e.conn, b, to, segment, ecn)
+	}
+	return p.s.sendDirect(b, to, segment, ecn)
+}
+
+// beginProbing looks for the peer's holes, if it may be. The caller holds p.mu.
+func (p *peer) beginProbing(samples []uint16) {
+	ip := p.answeredFrom
+	if n := len(p.witnesses); n > 0 {
+		ip = p.witnesses[n-1].ip
+	}
+	if !p.isAt(ip) || !p.s.punchable(ip) {
+		p.s.stats.punchesUnsure.Add(1)
+		p.s.log.Debug("hard NAT not tried: no relay of ours attests where the peer is", "peer", p.key)
+		return
+	}
+	try := p.s.begin(&p.s.probings, p.who(ip))
+	if try == nil {
+		p.trace(Trace{Kind: TracePunch, Reason: "the peer's not tried again: it failed not long ago, or too many are tried at once"})
+		return
+	}
+	p.trace(Trace{Kind: TracePunch, Reason: "the peer's: looking for its sockets at one port after another"})
+	ports := slices.Concat(samples, p.local)
+	stop := make(chan struct{})
+	if !p.s.spawn(func() { p.probe(try, ip, ports, stop) }) {
+		try.End(time.Now(), false)
+		return
+	}
+	p.stop = stop
+}
+
+// probe sends to one port after another of the peer's NAT until the peer is
+// reached straight, at the pace of package punch.
+func (p *peer) probe(try *punch.Try, ip netip.Addr, samples []uint16, stop chan struct{}) {
+	defer p.s.finish(try, p)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	clogged := make(chan struct{})
+	if p.s.cfg.Reflects != nil {
+		if !p.s.spawn(func() { p.s.watchReflection(ctx, clogged) }) {
+			return
+		}
+	}
+	p.s.log.Debug("looking for a hole of the peer's NAT", "peer", p.key, "addr", ip)
+	sent := p.sweep(ip, samples, stop, clogged)
+	p.mu.Lock()
+	if p.stop == stop {
+		p.stop = nil
+	}
+	p.mu.Unlock()
+	moved := p.s.moved.Load()
+	for range int(settleFor / watchEvery) {
+		if !p.pause(watchEvery, moved, nil) {
+			break
+		}
+	}
+	p.s.log.Debug("looked for a hole of the peer's NAT", "peer", p.key, "addr", ip, "sent", sent, "direct", p.direct.Load())
+}
+
+// sweep sends the probes and says how many.
+func (p *peer) sweep(ip netip.Addr, samples []uint16, stop, clogged <-chan struct{}) (sent int) {
+	var seed [16]byte
+	_, _ = crand.Read(seed[:]) // never fails
+	ports := punch.NewPorts(samples, rand.New(rand.NewPCG(binary.BigEndian.Uint64(seed[:8]), binary.BigEndian.Uint64(seed[8:]))))
+	pace, moved, conn := punch.NewPace(time.Now()), p.s.moved.Load(), p.s.udpFor(false)
+	for {
+		n, next, over := pace.Take(time.Now())
+		if over {
+			return sent
+		}
+		if n > 0 {
+			// A box of its own each time: a peer takes it once, and after a hit that
+			// led nowhere should take the next.
+			box, err := p.s.id.SealIntroduction(nil, p.key, disco.Ping{TxID: disco.NewTxID(), BootID: p.s.boot})
+			if err != nil {
+				return sent
+			}
+			for range n {
+				port, ok := ports.Next()
+				if !ok {
+					return sent
+				}
+				if to := netip.AddrPortFrom(ip, port); p.probeable(to) && conn.Write(box, to, 0, 0) == nil {
+					p.s.stats.punchProbes.Add(1)
+					sent++
+				}
+			}
+		}
+		select {
+		case <-clogged:
+			p.s.stats.punchesStopped.Add(1)
+			p.s.log.Info("gave up on a hard NAT: reflectors stopped answering, our router's table may be full", "peer", p.key, "sent", sent)
+			return sent
+		default:
+		}
+		if !p.pause(time.Until(next), moved, stop) {
+			return sent
+		}
+	}
+}
+
+// watchReflection asks reflectors all the time, and closes clogged when they
+// stop answering: the table of a router on the way is full.
+func (s *Socket) watchReflection(ctx context.Context, clogged chan<- struct{}) {
+	limit := askFirst
+	for misses := 0; misses < askMisses; {
+		asked := time.Now()
+		one, cancel := context.WithTimeout(ctx, limit)
+		ok := s.cfg.Reflects(one)
+		cancel()
+		took := time.Since(asked)
+		if ok {
+			misses, limit = 0, max(fewestAsks, 3*took+50*time.Millisecond)
+		} else {
+			misses++
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.done:
+			return
+		case <-time.After(max(0, askEvery-took)):
+		}
+	}
+	close(clogged)
+}

@@ -1,0 +1,138 @@
+package socket_test
+
+import (
+	"context"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/alkdev/alknet-p2p/transport/magic/disco"
+	"github.com/alkdev/alknet-p2p/transport/magic/socket"
+	"github.com/alkdev/alknet-p2p/transport/relay"
+)
+
+// easyAnd makes a socket behind an easy NAT, as it believes, and a peer behind a
+// hard one that it knows over a relay only; the peer's packets are made by hand.
+func easyAnd(t *testing.T, change func(*socket.Config)) (*socket.Socket, *enemy) {
+	t.Helper()
+	w := newWire(t)
+	a, aKey, _ := w.open(t, 1, func(c *socket.Config) {
+		c.Homes = func() []relay.Key { return []relay.Key{relayOne} }
+		if change != nil {
+			change(c)
+		}
+	})
+	a.SetNetwork(disco.Network{IPv4: disco.MappingIndependent}, []uint16{4242})
+	priv, _ := keyPair(9)
+	return a, newEnemy(t, priv, aKey)
+}
+
+func (e *enemy) calls(s *socket.Socket, state disco.PunchState) {
+	s.Receive(relayOne, e.key, relay.FrameDisco, 0, e.box(disco.CallMeMaybe{
+		TxID: disco.NewTxID(), BootID: e.boot,
+		Network: disco.Network{IPv4: disco.MappingDependent}, Punch: disco.Punch{State: state},
+	}))
+}
+
+func (e *enemy) attested(s *socket.Socket, via relay.Key, ip string) {
+	raw := netip.MustParseAddr(ip).As16()
+	s.Receive(via, e.key, relay.FrameAttest, 0, raw[:])
+}
+
+// PATH-23: nothing is sent towards an IP that only the peer, or a relay that is
+// no home of ours, says it is at.
+func TestPATH23OnlyWhereAttested(t *testing.T) {
+	a, e := easyAnd(t, nil)
+	e.calls(a, disco.PunchOpen)
+	require.EqualValues(t, 1, a.Stats().PunchesUnsure, "the peer's own word")
+
+	e.attested(a, relay.Key{77}, "127.0.0.1")
+	require.EqualValues(t, 1, a.Stats().RefusedAttests, "no home of ours")
+	for i, ip := range []string{"192.168.1.1", "100.64.0.1", "224.0.0.1", "0.0.0.0", "255.255.255.255", "2001:db8::7"} {
+		e.attested(a, relayOne, ip)
+		require.EqualValues(t, 2+i, a.Stats().RefusedAttests, ip)
+	}
+	a.Receive(relayOne, e.key, relay.FrameAttest, 0, []byte{127, 0, 0, 1})
+	require.EqualValues(t, 8, a.Stats().RefusedAttests, "four bytes")
+	a.Receive(relayOne, relay.Key{5}, relay.FrameAttest, 0, make([]byte, 16))
+	require.EqualValues(t, 9, a.Stats().RefusedAttests, "a peer never heard of")
+
+	e.calls(a, disco.PunchOpen)
+	st := a.Stats()
+	require.EqualValues(t, 2, st.PunchesUnsure)
+	require.Zero(t, st.Punches)
+	require.Zero(t, st.PunchProbes)
+}
+
+// PATH-23: the search goes on while the peer asks, is not begun again by every
+// CallMeMaybe, ends when the peer says so, and is not repeated.
+func TestPATH23SearchEnds(t *testing.T) {
+	a, e := easyAnd(t, nil)
+	e.calls(a, 0)
+	e.attested(a, relayOne, "127.0.0.1")
+	require.Zero(t, a.Stats().Punches, "nobody has opened anything")
+	for range 5 {
+		e.calls(a, disco.PunchOpen)
+	}
+	require.EqualValues(t, 1, a.Stats().Punches)
+	require.Eventually(t, func() bool { return a.Stats().PunchProbes > 20 }, 5*time.Second, time.Millisecond)
+	e.calls(a, disco.PunchDone)
+	var sent uint64
+	require.Eventually(t, func() bool {
+		before := sent
+		sent = a.Stats().PunchProbes
+		return sent == before
+	}, 5*time.Second, 100*time.Millisecond)
+	require.Less(t, sent, uint64(3000))
+	require.Eventually(t, func() bool { e.calls(a, disco.PunchOpen); return a.Stats().PunchesHeld >= 60 }, 10*time.Second, 50*time.Millisecond)
+	require.Equal(t, sent, a.Stats().PunchProbes, "once in ten minutes")
+	require.EqualValues(t, 1, a.Stats().Punches)
+	require.Zero(t, a.Stats().PunchesHelped)
+}
+
+// PATH-23: a search stops when reflectors do not answer any more, as when the
+// table of a router is full.
+func TestPATH23StopsWhenReflectorsDo(t *testing.T) {
+	var asked atomic.Int32
+	a, e := easyAnd(t, func(c *socket.Config) {
+		c.Reflects = func(ctx context.Context) bool {
+			if asked.Add(1) <= 2 {
+				return true
+			}
+			<-ctx.Done()
+			return false
+		}
+	})
+	e.calls(a, 0)
+	e.attested(a, relayOne, "127.0.0.1")
+	e.calls(a, disco.PunchOpen)
+	require.Eventually(t, func() bool { return a.Stats().PunchesStopped == 1 }, 10*time.Second, time.Millisecond)
+	require.GreaterOrEqual(t, asked.Load(), int32(5), "three answers missing")
+	sent := a.Stats().PunchProbes
+	require.Never(t, func() bool { return a.Stats().PunchProbes != sent }, 300*time.Millisecond, 50*time.Millisecond)
+}
+
+// PATH-23: a node with a hard NAT opens its sockets towards an address of the
+// peer's that is at an attested IP, none else, and closes them with itself.
+func TestPATH23OpensTowardsAttested(t *testing.T) {
+	a, e := easyAnd(t, nil)
+	a.SetNetwork(disco.Network{IPv4: disco.MappingDependent}, []uint16{4242, 4243})
+	at := outsider(t)
+	call := func() {
+		a.Receive(relayOne, e.key, relay.FrameDisco, 0, e.box(disco.CallMeMaybe{
+			TxID: disco.NewTxID(), BootID: e.boot, Addrs: []netip.AddrPort{at.LocalAddr()},
+			Network: disco.Network{IPv4: disco.MappingIndependent},
+		}))
+	}
+	call()
+	require.Eventually(t, func() bool { return a.Stats().PunchesUnsure == 1 }, 5*time.Second, time.Millisecond)
+	require.Zero(t, a.Stats().PunchOpeners)
+	e.attested(a, relayOne, "127.0.0.1")
+	// The first call's wait may just be ending.
+	require.Eventually(t, func() bool { call(); return a.Stats().PunchOpeners >= 16 }, 5*time.Second, 50*time.Millisecond)
+	require.EqualValues(t, 1, a.Stats().Punches)
+	require.Eventually(t, func() bool { return a.Stats().PunchOpeners == 256 }, 5*time.Second, 10*time.Millisecond, "unless few files may be open")
+}
