@@ -93,6 +93,7 @@ func (h *Host) gather() {
 	}
 	h.socket.SetNetwork(h.reflectors.network()) // first: it goes out with the addresses
 	h.socket.SetAddrs(addrs[:min(len(addrs), disco.MaxAddrs)])
+	h.socket.SetTCP(h.tcpAddrs(), h.reflectors.silent())
 }
 
 // startMapper asks the router for a public port of the direct paths' IPv4

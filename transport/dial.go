@@ -327,15 +327,28 @@ func (h *Host) stock(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (netw
 	addrs = linkOrder(addrs)
 	addrs = addrs[:min(len(addrs), maxDialed)]
 	errc := make(chan error, len(addrs))
-	for i, a := range addrs {
-		h.wg.Go(func() { errc <- h.dialAddr(ctx, p, a, time.Duration(i)*stagger) })
+	begun := 0
+	begin := func() {
+		if begun < len(addrs) && (begun == 0 || ctx.Err() == nil) {
+			a := addrs[begun]
+			begun++
+			h.wg.Go(func() { errc <- h.dialAddr(ctx, p, a, 0) })
+		}
 	}
+	next := time.NewTicker(stagger)
+	defer next.Stop()
 	var (
 		errs   []error
 		giveUp *time.Timer
 	)
-	for range addrs {
-		err := <-errc
+	for begin(); len(errs) < begun; {
+		var err error
+		select {
+		case <-next.C:
+			begin()
+			continue
+		case err = <-errc:
+		}
 		if err == nil {
 			if c := h.stockConn(p); c != nil {
 				return c, nil
@@ -343,6 +356,8 @@ func (h *Host) stock(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (netw
 			err = errors.New("connection lost")
 		}
 		errs = append(errs, err)
+		begin() // what has failed is not waited for
+		next.Reset(stagger)
 		if giveUp == nil && errors.Is(err, syscall.ECONNREFUSED) {
 			// The machine is there, what is dialled is not: whoever is dialled by a
 			// way that is blocked does not answer either, and it is dialled again.

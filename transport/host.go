@@ -183,7 +183,7 @@ func (h *Host) engine() (err error) {
 	h.udp = h.openUDP()
 	if h.socket, err = socket.New(socket.Config{
 		Key: h.cfg.Key, Relays: h.links, UDP: h.udp, Homes: h.links.homeKeys, Other: h.reflectors.answer,
-		Known: h.cfg.Known, Disclose: h.disclose, Loopback: loopbackOnly(h.listen),
+		Known: h.cfg.Known, Disclose: h.disclose, Loopback: loopbackOnly(h.listen), TCP: true,
 		Events: h.pathChanged, Trace: h.traced, Refresh: h.refresh, Reflects: h.reflectors.reflects, Logger: h.log,
 	}); err != nil {
 		return err

@@ -195,6 +195,7 @@ func (l *links) welcomed(k relay.Key, w relay.Welcome) {
 	}
 	l.mu.Unlock()
 	l.h.reflectors.learn(k, w.Features)
+	l.h.gather()
 	l.h.disc.LearnRelays(w.Records)
 }
 
@@ -564,14 +565,14 @@ func (h *Host) refresh(k relay.Key) {
 func (h *Host) ownAddrs() []ma.Multiaddr { return linkOrder(h.dialable()) }
 
 func (h *Host) dialable() []ma.Multiaddr {
-	all := h.libp2p.Addrs()
-	var names, lan, loop []ma.Multiaddr
-	for _, a := range all {
+	var all, names, lan, loop []ma.Multiaddr
+	for _, a := range h.libp2p.Addrs() {
 		if isNamed(a) {
 			names = append(names, a)
+		} else {
+			all = append(all, a)
 		}
 	}
-	all = all[len(names):] // advertised puts them first
 	if pub := publicOnly(all); len(pub) > 0 {
 		return append(names, pub...)
 	}

@@ -12,17 +12,13 @@ import (
 	tptu "github.com/libp2p/go-libp2p/p2p/net/upgrader"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
+
+	"github.com/alkdev/alknet-p2p/transport/magic/tcp"
 )
 
-// unsentLimit is how many bytes that have not been sent yet the kernel takes
-// for one TCP connection. By default it takes as much as it has sent and waits
-// to be acknowledged, which makes what a relay forwards late instead of
-// dropped (PATH-26).
-const unsentLimit = 64 << 10
-
-// prompt is a security transport that sets the limit on the connections it
-// secures. Dialled and accepted ones alike pass here, and nowhere else before
-// they are wrapped.
+// prompt is a security transport that limits what waits in the kernel on the
+// connections it secures. Dialled and accepted ones alike pass here, and
+// nowhere else before they are wrapped.
 type prompt struct{ sec.SecureTransport }
 
 func promptTLS(id protocol.ID, key crypto.PrivKey, muxers []tptu.StreamMuxer) (prompt, error) {
@@ -47,9 +43,8 @@ func (p prompt) SecureOutbound(ctx context.Context, insecure net.Conn, id peer.I
 	return p.SecureTransport.SecureOutbound(ctx, insecure, id)
 }
 
-// limitUnsent sets the limit where the system has one. What is not TCP itself,
-// such as a WebSocket, stays as it is; so does a connection that refuses, which
-// works all the same.
+// limitUnsent sets the limit where the system has one (PATH-26). What is not TCP
+// itself, such as a WebSocket, stays as it is.
 func limitUnsent(c net.Conn) {
 	sc, ok := c.(syscall.Conn)
 	if !ok {
@@ -59,5 +54,5 @@ func limitUnsent(c net.Conn) {
 	if err != nil {
 		return
 	}
-	_ = raw.Control(setUnsentLimit)
+	tcp.LimitUnsent(raw)
 }

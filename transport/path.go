@@ -1,11 +1,13 @@
 package transport
 
 import (
+	"net"
 	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/alkdev/alknet-p2p/transport/magic"
 	"github.com/alkdev/alknet-p2p/transport/magic/path"
@@ -25,7 +27,7 @@ const (
 // Path is how a peer is reached at this moment (PATH-6).
 type Path struct {
 	Kind  PathKind
-	Addr  string        // remote address of a direct path, "" otherwise
+	Addr  string        // remote address of a direct path: host:port for UDP, a multiaddr else; "" otherwise
 	Relay peer.ID       // forwarding relay of a relayed path, "" otherwise
 	RTT   time.Duration // smoothed; 0 when not measured
 	Since time.Time     // when this path was chosen
@@ -76,6 +78,9 @@ func describe(id path.ID, rtt time.Duration, since time.Time) Path {
 	p := Path{Kind: PathRelayed, RTT: rtt, Since: since}
 	if id.Kind() == path.Direct {
 		p.Kind, p.Addr = PathDirect, id.Addr.String()
+		if a, err := manet.FromNetAddr(net.TCPAddrFromAddrPort(id.Addr)); id.TCP && err == nil {
+			p.Addr = a.String() // as of a stock connection
+		}
 		return p
 	}
 	p.Relay, _ = magic.PeerID(id.Relay) // a relay we have a link to has a valid key

@@ -24,7 +24,8 @@ const (
 	reflectAgain   = 250 * time.Millisecond
 	reflectTries   = 4
 	reflectFresh   = 2 * reflectEvery
-	reflectFeature = "reflect/" // and the port, in a relay's Welcome
+	udpPatience    = 100 * time.Millisecond // for an answer, beside three round trips
+	reflectFeature = "reflect/"             // and the port, in a relay's Welcome
 	wishFeature    = "reflect-wish"
 	maxReflectors  = 16
 )
@@ -39,6 +40,7 @@ type reflectors struct {
 	wishes  map[relay.Key]bool             // those that reply another way than back
 	asked   map[[12]byte]netip.AddrPort    // questions without an answer
 	seen    map[netip.AddrPort]sighting    // by reflector
+	quiet   time.Time                      // since when none has answered questions; zero: one has, or none was asked
 	probes  map[[12]byte]probe             // questions of reflects
 	wake    chan struct{}
 }
@@ -129,6 +131,7 @@ func (r *reflectors) kick() {
 func (r *reflectors) reset() {
 	r.mu.Lock()
 	clear(r.seen)
+	r.quiet = time.Time{}
 	r.mu.Unlock()
 	r.kick()
 }
@@ -137,10 +140,15 @@ func (r *reflectors) reset() {
 func (r *reflectors) run() {
 	timer := time.NewTimer(reflectEvery)
 	defer timer.Stop()
+	silence := time.NewTimer(reflectEvery)
+	defer silence.Stop()
 	for tries := 0; ; {
 		select {
 		case <-r.h.ctx.Done():
 			return
+		case <-silence.C:
+			r.h.gather() // peers are to know
+			continue
 		case <-timer.C:
 		case <-r.wake:
 			tries = 0
@@ -156,7 +164,45 @@ func (r *reflectors) run() {
 			tries = 0
 		}
 		timer.Reset(wait)
+		if wait := r.untilSilent(); wait > 0 {
+			silence.Reset(wait)
+		}
 	}
+}
+
+// silent tells that reflectors were asked and none has answered for longer than
+// any should take: UDP does not get through here.
+func (r *reflectors) silent() bool {
+	r.mu.Lock()
+	quiet := r.quiet
+	r.mu.Unlock()
+	return !quiet.IsZero() && r.untilSilent() <= 0
+}
+
+// untilSilent is how long to wait until silent may tell so; 0 when there is
+// nothing to wait for.
+func (r *reflectors) untilSilent() time.Duration {
+	r.mu.Lock()
+	quiet := r.quiet
+	r.mu.Unlock()
+	if quiet.IsZero() {
+		return 0
+	}
+	patience := udpPatience
+	for _, home := range r.h.links.pool.Homes() {
+		patience = max(patience, udpPatience+3*home.RTT)
+	}
+	return max(0, patience-time.Since(quiet))
+}
+
+// settled notes whether any reflector answered lately. The caller holds mu.
+func (r *reflectors) settled(now time.Time) bool {
+	for _, s := range r.seen {
+		if now.Sub(s.at) < reflectFresh {
+			return true
+		}
+	}
+	return false
 }
 
 // ask sends questions: to all reflectors, or again to those that have not
@@ -186,6 +232,9 @@ func (r *reflectors) ask(again bool) bool {
 		rand.Read(q.tx[:])
 		r.asked[q.tx] = a
 		qs = append(qs, q)
+	}
+	if now := time.Now(); r.quiet.IsZero() && len(qs) > 0 && len(r.h.udp) > 0 && !r.settled(now) {
+		r.quiet = now
 	}
 	r.mu.Unlock()
 	for _, q := range qs {
@@ -221,8 +270,10 @@ func (r *reflectors) answer(from netip.AddrPort, b []byte) {
 	}
 	old := r.seen[from]
 	r.seen[from] = sighting{addr, time.Now()}
+	quiet := !r.quiet.IsZero()
+	r.quiet = time.Time{}
 	r.mu.Unlock()
-	if old.addr != addr {
+	if old.addr != addr || quiet {
 		r.h.gather()
 	}
 }
@@ -249,23 +300,6 @@ func (r *reflectors) addrs() []netip.AddrPort {
 		return a.Compare(b)
 	})
 	return out
-}
-
-// silent tells that reflectors are there to ask, and none has answered lately:
-// UDP does not get through.
-func (r *reflectors) silent() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	asked := false
-	for _, at := range r.targets {
-		asked = asked || len(at) > 0
-	}
-	for _, s := range r.seen {
-		if time.Since(s.at) < reflectFresh {
-			return false
-		}
-	}
-	return asked
 }
 
 // mapping says how the NAT before this node maps its port (RFC 4787): "none"

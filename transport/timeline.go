@@ -222,6 +222,8 @@ func (h *Host) traced(k relay.Key, t socket.Trace) {
 			}
 		case socket.TracePunch:
 			tl.add(stepPunch, "", t.Reason)
+		case socket.TraceDialled:
+			tl.add(stepProbe, "no answer", t.Addr.String()+" by TCP")
 		case socket.TraceRefused:
 			tl.refused++
 			tl.add(stepProbe, "refused", fmt.Sprintf("%s: %s", t.Addr, t.Reason))
@@ -242,9 +244,15 @@ func (h *Host) pathStep(p peer.ID, ev path.Event, d Path) {
 		if d.Kind == PathDirect {
 			way = "direct to " + d.Addr
 			c := tl.probed[ev.Path.Addr]
+			if ev.Path.TCP {
+				c = nil
+			}
 			switch {
 			case ev.Kind == path.Opened:
 				tl.direct, tl.directEnd = true, ""
+				if ev.Path.TCP {
+					break // the path's own step says so
+				}
 				if c = tl.candidate(ev.Path.Addr); c != nil {
 					c.answered, c.rtt, c.closed = true, ev.RTT, ""
 				}

@@ -210,3 +210,32 @@ func TestPATH31ConfigIsChecked(t *testing.T) {
 		require.NotContains(t, err.Error(), "secret")
 	}
 }
+
+// PATH-31: the domain is one address more, and takes the place of none.
+func TestPATH31DomainIsOneAddressMore(t *testing.T) {
+	addrs := func(domain string) (out []string) {
+		relay := newHost(t, func(c *transport.Config) {
+			c.Listen = append(slices.Clone(webLoopback), "/ip4/127.0.0.1/udp/0/quic-v1")
+			c.Relay = &transport.RelayConfig{Domain: domain}
+			if domain != "" {
+				c.Relay.ACMEDirectory = "https://127.0.0.1:1/nobody"
+			}
+		})
+		ticket, err := relay.Ticket()
+		require.NoError(t, err)
+		for _, a := range ticket.Addrs {
+			text := a.String()
+			for _, c := range a {
+				if c.Protocol().Code == ma.P_TCP || c.Protocol().Code == ma.P_UDP {
+					text = strings.Replace(text, "/"+c.Value(), "/N", 1)
+				}
+			}
+			out = append(out, text)
+		}
+		return out
+	}
+	require.Equal(t, []string{"/ip4/127.0.0.1/tcp/N", "/ip4/127.0.0.1/udp/N/quic-v1", "/ip4/127.0.0.1/tcp/N/tls/ws"}, addrs(""))
+	require.Equal(t, []string{
+		"/ip4/127.0.0.1/tcp/N", "/ip4/127.0.0.1/udp/N/quic-v1", "/dns4/a.example/tcp/N/tls/sni/a.example/ws", "/ip4/127.0.0.1/tcp/N/tls/ws",
+	}, addrs("a.example"))
+}

@@ -13,12 +13,8 @@ import (
 	"github.com/alkdev/alknet-p2p/transport/natlab"
 )
 
-// relaying makes a node a relay that is reached in every way.
-var relaying = []string{
-	"--relay", "--relay-rate", "0",
-	"--listen", "/ip4/0.0.0.0/udp/4242/quic-v1", "--listen", "/ip4/0.0.0.0/tcp/4242", "--listen", "/ip4/0.0.0.0/tcp/443",
-	"--listen", "/ip6/::/udp/4242/quic-v1", "--listen", "/ip6/::/tcp/4242", "--listen", "/ip6/::/tcp/443",
-}
+// relaying makes a node a relay without a limit.
+var relaying = []string{"--relay", "--relay-rate", "0"}
 
 // why is what `why --json` prints.
 type why struct {

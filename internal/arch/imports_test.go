@@ -26,6 +26,7 @@ var mayImport = map[string][]string{
 	},
 	"transport/magic/punch": {"transport/magic/disco"}, // the mappings it names
 	"transport/magic/udp":   {},
+	"transport/magic/tcp":   {},
 	"transport/netmon":      {},
 	"transport/relay":       {"transport/magic/udp"}, // the reflector's sockets
 	"transport/natlab":      {},

@@ -67,7 +67,7 @@ func readTree() (*tree, error) {
 			}
 			return nil
 		}
-		if !d.Type().IsRegular() {
+		if !d.Type().IsRegular() || rel == ".git" { // a file in a second work tree
 			return nil
 		}
 		return tr.read(rel)

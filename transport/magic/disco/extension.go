@@ -3,15 +3,21 @@ package disco
 import (
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 )
 
-// MaxPorts bounds the ports in a Punch.
-const MaxPorts = 16
+const (
+	// MaxPorts bounds the ports in a Punch.
+	MaxPorts = 16
+	// MaxTCP bounds the TCP addresses in a CallMeMaybe.
+	MaxTCP = 8
+)
 
 // Types of extensions of a CallMeMaybe, on the wire.
 const (
 	extNetwork = 1
 	extPunch   = 2
+	extTCP     = 4
 )
 
 // flagNoUDP is the flag of a network extension.
@@ -72,6 +78,18 @@ func (m CallMeMaybe) appendExtensions(dst []byte) ([]byte, error) {
 			dst = binary.BigEndian.AppendUint16(dst, p)
 		}
 	}
+	if len(m.TCP) > MaxTCP {
+		return dst, fmt.Errorf("call-me-maybe with %d TCP addresses: %w", len(m.TCP), ErrMalformed)
+	}
+	if len(m.TCP) > 0 {
+		dst = append(dst, extTCP, byte(addrSize*len(m.TCP)))
+	}
+	for _, a := range m.TCP {
+		var err error
+		if dst, err = appendAddr(dst, a); err != nil {
+			return dst, err
+		}
+	}
 	return dst, nil
 }
 
@@ -91,6 +109,8 @@ func (r *reader) extensions(m *CallMeMaybe) {
 			m.Network = body.network()
 		case extPunch:
 			m.Punch = body.punch()
+		case extTCP:
+			m.TCP = body.addrs(MaxTCP)
 		default:
 			continue
 		}
@@ -122,4 +142,18 @@ func (r *reader) punch() Punch {
 		return Punch{}
 	}
 	return p
+}
+
+// addrs takes the rest: addresses, at least one and at most most.
+func (r *reader) addrs(most int) []netip.AddrPort {
+	n := len(r.rest) / addrSize
+	r.bad = r.bad || len(r.rest)%addrSize != 0 || n == 0 || n > most
+	var out []netip.AddrPort
+	for range n {
+		if r.bad {
+			return nil
+		}
+		out = append(out, r.addr())
+	}
+	return out
 }

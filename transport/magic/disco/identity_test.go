@@ -386,6 +386,9 @@ func writeVectors(t *testing.T) {
 	hard := call
 	hard.Network = disco.Network{IPv4: disco.MappingDependent, IPv6: disco.MappingNone}
 	hard.Punch = disco.Punch{State: disco.PunchOpen, Ports: []uint16{4242, 40001}}
+	blocked := call
+	blocked.Network.NoUDP = true
+	blocked.TCP = []netip.AddrPort{v6, v4}
 	var out []vector
 	for _, s := range []struct {
 		name string
@@ -401,6 +404,7 @@ func writeVectors(t *testing.T) {
 		{"ping of 128 bytes", disco.Direct, p.Sized(disco.Direct, 128)},
 		{"pong", disco.Direct, disco.Pong{TxID: tx, BootID: boot, Observed: v4}},
 		{"call-me-maybe with extensions", disco.Relayed, hard},
+		{"call-me-maybe for TCP", disco.Relayed, blocked},
 	} {
 		v := vector{
 			Name: s.name, Kind: int(s.kind),

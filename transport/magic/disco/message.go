@@ -105,6 +105,8 @@ type CallMeMaybe struct {
 
 	Network Network // what the sender knows of its way out
 	Punch   Punch   // what it does about a hard NAT (PATH-23)
+	// TCP are addresses at which the sender takes TCP, at most MaxTCP (PATH-20).
+	TCP []netip.AddrPort
 }
 
 // PathGone says that packets sent to Addr no longer reach the sender.

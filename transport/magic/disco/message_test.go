@@ -3,6 +3,7 @@ package disco_test
 import (
 	"bytes"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -30,6 +31,9 @@ func samples() map[string]disco.Message {
 	full.Punch.State = disco.PunchOpen
 	for i := range disco.MaxPorts {
 		full.Punch.Ports = append(full.Punch.Ports, uint16(65535-i))
+	}
+	for range disco.MaxTCP {
+		full.TCP = append(full.TCP, v6)
 	}
 	return map[string]disco.Message{
 		"ping":                   disco.Ping{TxID: tx, BootID: boot},
@@ -101,6 +105,10 @@ func TestParseRefuses(t *testing.T) {
 		"network twice":       stamped(3, 0, 0, 1, 3, 0, 0, 0, 1, 3, 0, 0, 0),
 		"empty punch":         stamped(3, 0, 0, 2, 0),
 		"half a port":         stamped(3, 0, 0, 2, 2, 1, 0),
+		"no TCP address":      stamped(3, 0, 0, 4, 0),
+		"half a TCP address":  append(stamped(3, 0, 0, 4, 19), append(addr("198.51.100.7:1"), 0)...),
+		"TCP port 0":          append(stamped(3, 0, 0, 4, 18), addr("198.51.100.7:0")...),
+		"9 TCP addresses":     append(stamped(3, 0, 0, 4, 162), bytes.Repeat(addr("198.51.100.7:1"), 9)...),
 		"17 ports":            stamped(3, append([]byte{0, 0, 2, 35, 1}, make([]byte, 34)...)...),
 	} {
 		_, err := disco.ParseMessage(raw)
@@ -136,6 +144,7 @@ func TestAppendRefuses(t *testing.T) {
 		"too many homes":     disco.CallMeMaybe{Homes: make([][32]byte, disco.MaxHomes+1)},
 		"no address":         disco.CallMeMaybe{Addrs: make([]netip.AddrPort, 1)},
 		"mapping":            disco.CallMeMaybe{Network: disco.Network{IPv6: 4}},
+		"too many for TCP":   disco.CallMeMaybe{TCP: slices.Repeat([]netip.AddrPort{netip.MustParseAddrPort("198.51.100.7:1")}, disco.MaxTCP+1)},
 		"too many ports":     disco.CallMeMaybe{Punch: disco.Punch{State: 1, Ports: make([]uint16, disco.MaxPorts+1)}},
 		"punch state":        disco.CallMeMaybe{Punch: disco.Punch{State: 3}},
 		"zone":               disco.PathGone{Addr: zone},

@@ -99,6 +99,43 @@ func TestPATH18DoubtOfAnAddress(t *testing.T) {
 	require.Equal(t, []path.ID{home, other}, m.Route())
 }
 
+// PATH-18: a peer that moved is heard over the relay and answers at another
+// address. That is taken at once, though it is slower and the one before was
+// chosen just now; not if that one answers too.
+func TestPATH18DoubtEndsWhereThePeerAnswers(t *testing.T) {
+	other := path.ID{Addr: netip.MustParseAddrPort("46.22.0.3:4242")}
+	for _, moved := range []bool{true, false} {
+		m, now := both(t)
+		m.Doubt(now, one)
+		m.Found(now, other, false)
+		if !moved {
+			m.Pong(now.Add(rtt), home, now)
+		}
+		m.Pong(now.Add(2*rtt), other, now)
+		if moved {
+			require.Equal(t, []path.ID{other}, m.Route())
+		} else {
+			require.Equal(t, []path.ID{home}, m.Route())
+		}
+	}
+}
+
+// PATH-18: the peer's relay link was down for a moment, and lost a ping. What
+// comes over it now is doubled over it all the same until the direct path, where
+// the peer is no more, is given up.
+func TestPATH18DoubtOutlivesALostPing(t *testing.T) {
+	m, now := both(t)
+	m.Tick(now.Add(3*time.Second), path.Activity{LastData: now, LastRecv: now, Held: true})
+	require.ElementsMatch(t, []path.ID{home, one}, m.Pings())
+	now = now.Add(3*time.Second + 150*time.Millisecond) // neither is answered
+	m.Doubt(now, one)
+	require.ElementsMatch(t, []path.ID{home, one}, m.Pings())
+	for end := now.Add(190 * time.Millisecond); now.Before(end); now = now.Add(10 * time.Millisecond) {
+		m.Tick(now, path.Activity{LastData: now, LastRecv: now, Held: true})
+		require.Contains(t, m.Route(), one)
+	}
+}
+
 // PATH-16: news of an address that did not answer so far is a reason to knock
 // at once: its NAT may let us in by now.
 func TestPATH16NewsOfACandidate(t *testing.T) {
@@ -130,5 +167,22 @@ func TestPATH18WaitingKnocksOften(t *testing.T) {
 			last = now
 		}
 		require.LessOrEqual(t, now.Sub(last), 410*time.Millisecond)
+	}
+}
+
+// PATH-18: the same, when nothing but the machine's own times wakes it: QUIC is
+// silent for ever longer meanwhile.
+func TestPATH18WaitingWakesItself(t *testing.T) {
+	m, now := both(t)
+	begin, last := now, now
+	for now.Sub(begin) < 20*time.Second {
+		due := m.Tick(now, path.Activity{LastData: begin, LastRecv: begin, Unanswered: begin, Held: true})
+		if len(m.Pings()) > 0 {
+			last = now
+		}
+		require.False(t, due.IsZero(), "after %s", now.Sub(begin))
+		require.True(t, due.After(now))
+		require.LessOrEqual(t, due.Sub(last), 410*time.Millisecond)
+		now = due
 	}
 }

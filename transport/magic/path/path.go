@@ -37,10 +37,11 @@ func (k Kind) String() string {
 	}
 }
 
-// ID names one path of a peer: exactly one field is set.
+// ID names one path of a peer: by Relay, or by Addr.
 type ID struct {
 	Relay [32]byte       // public key of the forwarding relay
 	Addr  netip.AddrPort // address of the peer itself
+	TCP   bool           // a connection to Addr, not datagrams (PATH-20)
 }
 
 // Kind tells which field of the ID is set.
@@ -50,6 +51,24 @@ func (id ID) Kind() Kind {
 	}
 	return Relayed
 }
+
+// rank orders what paths are made of, the better higher: what repeats lost
+// packets by itself, and holds back those behind them, only where nothing else
+// goes straight (PATH-20).
+func (id ID) rank() int {
+	switch {
+	case id.Kind() == Relayed:
+		return 0
+	case id.TCP:
+		return 1
+	default:
+		return 2
+	}
+}
+
+// knocked tells whether pings may open the path: those to an address that NATs
+// guard.
+func (id ID) knocked() bool { return id.rank() == 2 }
 
 // State is how far a path can be trusted (PATH-15).
 type State uint8
@@ -129,6 +148,7 @@ const (
 	maxDoubtAgain = 4 * time.Second
 	maxDoubtRelay = 60 * time.Second
 	doubtAgain    = 250 * time.Millisecond // between two doubts about the best path
+	late          = 10 * time.Millisecond  // of an answer, beyond how much they vary
 	dwell         = 2 * time.Second        // between two changes of the best path (PATH-19)
 	firstDamping  = 2 * time.Second        // of a path that failed twice within flapWithin
 	lastDamping   = 60 * time.Second
@@ -200,7 +220,7 @@ func (m *Machine) Found(now time.Time, id ID, reset bool) {
 	}
 	// News of a candidate that has not answered yet, or no more: a NAT may have
 	// opened by now. Knock as if it were new (PATH-16).
-	if e.id.Kind() == Direct && e.state != Valid && now.Sub(e.pinged) >= knockAgain {
+	if e.id.knocked() && e.state != Valid && now.Sub(e.pinged) >= knockAgain {
 		if now.Sub(e.born) >= time.Second {
 			e.born = now
 		}
@@ -262,14 +282,24 @@ func (m *Machine) Tick(now time.Time, act Activity) time.Time {
 			due = t
 		}
 	}
+	later := func(e *entry) { // given up just now: perhaps nothing else wakes whoever waits
+		if e.reprobe && active {
+			next := e.pinged.Add(retryWaiting)
+			if !next.After(now) {
+				next = now.Add(time.Millisecond)
+			}
+			sooner(next)
+		}
+	}
 	for _, e := range m.paths {
 		switch e.state {
 		case Probing:
 			if now.Sub(e.born) >= e.patience() {
 				m.kill(now, e, "no answer")
+				later(e)
 				continue
 			}
-			if e.id.Kind() == Direct && now.Sub(e.born) >= time.Second && (!active || m.direct()) {
+			if e.id.knocked() && now.Sub(e.born) >= time.Second && (!active || m.direct()) {
 				continue // no need to go on knocking (PATH-16)
 			}
 			if waiting && e.next.After(e.pinged.Add(retryWaiting)) {
@@ -318,6 +348,7 @@ func (m *Machine) Tick(now time.Time, act Activity) time.Time {
 			if now.Sub(e.pinged) >= e.missAfter() {
 				if e.misses++; e.misses >= missesToDead {
 					m.kill(now, e, "stopped answering")
+					later(e)
 					continue
 				}
 				m.ping(now, e)
@@ -388,6 +419,11 @@ func (m *Machine) Doubt(now time.Time, via ID) {
 	m.doubt, m.doubted, m.doubtVia = now, now, via
 	m.doubts++
 	m.ping(now, b)
+	// The other path is there, since something came over it: a ping that it lost
+	// before does not count against it.
+	if e := m.find(via); e != nil && (e.state == Suspect || e.state == Valid && e.answered.Before(e.pinged)) {
+		m.ping(now, e)
+	}
 }
 
 // Route is the ways data goes now: the best path; a suspect one and the next
@@ -396,7 +432,7 @@ func (m *Machine) Route() []ID {
 	if m.best != nil && m.best.state == Valid {
 		ids := []ID{m.best.id}
 		if !m.doubt.IsZero() {
-			if e := m.find(m.doubtVia); e != nil && e.state == Valid {
+			if e := m.find(m.doubtVia); e != nil && (e.state == Valid || e.state == Suspect) {
 				return append(ids, e.id)
 			}
 		}
@@ -521,6 +557,9 @@ func (m *Machine) kill(now time.Time, e *entry, reason string) {
 	was := e.opened
 	e.state, e.since, e.opened, e.samples, e.better = Dead, now, false, 0, 0
 	e.history, e.lossy = 0, false
+	if e.id.TCP {
+		e.reprobe = false // a connection does not come back; another may be made
+	}
 	if was {
 		e.worked = now
 		m.emit(Closed, e, reason)
@@ -560,15 +599,15 @@ func (e *entry) schedule(now time.Time) time.Time {
 }
 
 func (e *entry) patience() time.Duration {
-	if e.id.Kind() == Direct {
+	if e.id.knocked() {
 		return giveUpDirect
 	}
 	return giveUp
 }
 
-// direct tells whether data goes straight to the peer.
+// direct tells whether data goes straight to the peer, in datagrams.
 func (m *Machine) direct() bool {
-	return m.best != nil && m.best.state == Valid && m.best.id.Kind() == Direct
+	return m.best != nil && m.best.state == Valid && m.best.id.knocked()
 }
 
 func (m *Machine) emit(k EventKind, e *entry, reason string) {
@@ -587,7 +626,7 @@ func (m *Machine) runnerUp() *entry {
 
 // compare counts how often in a row a path beat the best one by enough.
 func (m *Machine) compare(e *entry) {
-	if m.best == nil || e == m.best || e.id.Kind() != m.best.id.Kind() {
+	if m.best == nil || e == m.best || e.id.rank() != m.best.id.rank() {
 		return
 	}
 	if margin := max(5*time.Millisecond, m.best.rtt/5); e.cost()+margin <= m.best.cost() {
@@ -606,14 +645,15 @@ func (m *Machine) choose(now time.Time) {
 			top = e
 		}
 	}
-	if top == nil || top == m.best {
+	if e := m.successor(now); e != nil {
+		top = e
+	} else if top == nil || top == m.best {
 		return
-	}
-	if b := m.best; b != nil && b.state == Valid {
+	} else if b := m.best; b != nil && b.state == Valid {
 		if now.Before(top.damped) {
 			return
 		}
-		if b.id.Kind() == top.id.Kind() && b.lossy == top.lossy && (top.better < 3 || now.Sub(m.selected) < dwell) {
+		if b.id.rank() == top.id.rank() && b.lossy == top.lossy && (top.better < 3 || now.Sub(m.selected) < dwell) {
 			return
 		}
 	}
@@ -622,6 +662,23 @@ func (m *Machine) choose(now time.Time) {
 		e.better = 0
 	}
 	m.emit(Selected, top, "best of those that answer")
+}
+
+// successor is the path of the same kind to go over to from one that is in doubt:
+// it answered what was sent after the doubt began, and the best path did not in
+// its time. A peer that has moved answers at another address, and no more at the
+// one before (PATH-18).
+func (m *Machine) successor(now time.Time) *entry {
+	b := m.best
+	if b == nil || b.state != Valid || m.doubt.IsZero() || now.Sub(m.doubt) < b.rtt+4*b.dev+late {
+		return nil
+	}
+	for _, e := range m.ranked() {
+		if e != b && e.state == Valid && e.id.Kind() == b.id.Kind() && !e.answered.Before(m.doubt) {
+			return e
+		}
+	}
+	return nil
 }
 
 // ranked orders the paths, best first, without regard to the present choice.
@@ -633,7 +690,7 @@ func (m *Machine) ranked() []*entry {
 		return cmp.Or(
 			cmp.Compare(order[a.state], order[b.state]),
 			cmp.Compare(truth(a.lossy), truth(b.lossy)),
-			cmp.Compare(b.id.Kind(), a.id.Kind()),
+			cmp.Compare(b.id.rank(), a.id.rank()),
 			cmp.Compare(a.cost(), b.cost()),
 		)
 	})

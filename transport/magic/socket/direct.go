@@ -129,22 +129,8 @@ func (s *Socket) receiveUDP(from netip.AddrPort, ecn byte, b []byte) {
 		}
 		return
 	}
-	if kind == disco.Introduction && !s.sources.allow(from.Addr()) {
-		s.stats.rateLimited.Add(1)
-		return
-	}
-	k, msg, err := s.id.OpenDirect(b)
-	if err != nil {
-		s.stats.badBox.Add(1)
-		return
-	}
-	p := s.peer(k)
-	if p == nil || !p.admitted.Load() { // PATH-13: strangers come over a relay first
-		s.stats.unproven.Add(1)
-		return
-	}
-	if !p.fresh(msg) {
-		s.stats.replayed.Add(1)
+	p, msg := s.openDirect(from.Addr(), kind, b)
+	if p == nil {
 		return
 	}
 	id := path.ID{Addr: from}
@@ -167,6 +153,30 @@ func (s *Socket) receiveUDP(from netip.AddrPort, ecn byte, b []byte) {
 	case disco.PathGone:
 		p.lost(id, "peer says it is gone", true)
 	}
+}
+
+// openDirect opens what came straight and says whose it is; nil for what has no
+// effect, which it counts.
+func (s *Socket) openDirect(from netip.Addr, kind disco.Kind, b []byte) (*peer, disco.Message) {
+	if kind == disco.Introduction && !s.sources.allow(from) {
+		s.stats.rateLimited.Add(1)
+		return nil, nil
+	}
+	k, msg, err := s.id.OpenDirect(b)
+	if err != nil {
+		s.stats.badBox.Add(1)
+		return nil, nil
+	}
+	p := s.peer(k)
+	if p == nil || !p.admitted.Load() { // PATH-13: strangers come over a relay first
+		s.stats.unproven.Add(1)
+		return nil, nil
+	}
+	if !p.fresh(msg) {
+		s.stats.replayed.Add(1)
+		return nil, nil
+	}
+	return p, msg
 }
 
 // deliver hands a packet that came over the path to QUIC.
@@ -194,7 +204,10 @@ func (s *Socket) deliverBuf(p *peer, id path.ID, ecn byte, buf *[MaxPacket]byte,
 func (s *Socket) arrived(p *peer, id path.ID, size int) {
 	now := s.now()
 	p.cameOver(id)
-	if p.heard(id, true, now) {
+	late := p.heard(id, true, now)
+	// What is sent again when a pong ends a silence may come before the peer has
+	// our own pong, and is then not taken (PATH-8). Once it sends, it takes it.
+	if p.owing.Load() && p.owing.Swap(false) || late {
 		p.sendAgain(now)
 	}
 	p.used(size, now)
@@ -208,12 +221,18 @@ func (s *Socket) SetAddrs(addrs []netip.AddrPort) {
 	if old := s.addrs.Swap(&addrs); old != nil && slices.Equal(*old, addrs) {
 		return
 	}
+	s.callAll()
+}
+
+// callAll lets peers in use hear where this node is.
+func (s *Socket) callAll() {
 	now := s.now()
 	for p := range s.index.byKey.all() {
 		if p.admitted.Load() && (p.pinned() || p.active(now)) {
 			p.mu.Lock()
 			p.call(s.time(now))
 			p.mu.Unlock()
+			p.wake()
 		}
 	}
 }
@@ -331,6 +350,7 @@ func (p *peer) call(now time.Time) {
 			}
 		}
 	}
+	p.s.tcp.tell(&msg)
 	for _, id := range p.machine.IDs() {
 		if id.Kind() == path.Relayed && p.machine.State(id) != path.Dead {
 			p.trace(Trace{Kind: TraceCalled, Addrs: msg.Addrs, Relay: id.Relay})
@@ -375,13 +395,14 @@ func (p *peer) asked(m disco.CallMeMaybe) {
 			p.trace(Trace{Kind: TraceRefused, Addr: a, Reason: "too many ports of one address"})
 			continue
 		}
-		if !p.mayProbe(a, m.Addrs) {
+		if !p.mayProbe(a, slices.Concat(m.Addrs, m.TCP)) {
 			p.s.stats.refusedAddrs.Add(1)
 			p.trace(Trace{Kind: TraceRefused, Addr: a, Reason: "private, and the peer is on another network"})
 			continue
 		}
 		p.candidate(a)
 	}
+	p.askedTCP(m)
 }
 
 // candidate adds an address of the peer. The caller holds p.mu.
@@ -403,7 +424,7 @@ func (p *peer) probeable(a netip.AddrPort) bool {
 	if ip.IsLoopback() && !p.s.cfg.Loopback {
 		return false
 	}
-	if own := p.s.addrs.Load(); own != nil && slices.Contains(*own, a) {
+	if slices.Contains(p.s.ownAddrs(), a) {
 		return false
 	}
 	return p.s.udpFor(ip.Is6()) != nil
@@ -416,22 +437,22 @@ func (p *peer) mayProbe(a netip.AddrPort, all []netip.AddrPort) bool {
 	if !local(a.Addr()) || p.s.cfg.Known != nil && p.s.cfg.Known(p.key) {
 		return true
 	}
-	own := p.s.addrs.Load()
-	if own == nil {
+	own := p.s.ownAddrs()
+	if len(own) == 0 {
 		return false
 	}
 	for _, theirs := range all {
 		if local(theirs.Addr()) {
 			continue
 		}
-		for _, ours := range *own {
+		for _, ours := range own {
 			if ours.Addr() == theirs.Addr() {
 				return true
 			}
 		}
 	}
 	// Two nodes without any public address are on one network, or on none.
-	return !slices.ContainsFunc(slices.Concat(all, *own), func(a netip.AddrPort) bool { return !local(a.Addr()) })
+	return !slices.ContainsFunc(slices.Concat(all, own), func(a netip.AddrPort) bool { return !local(a.Addr()) })
 }
 
 // local tells that an address means something on its own network only.

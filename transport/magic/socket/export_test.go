@@ -15,6 +15,12 @@ func (s *Socket) WriteTrain(b []byte, to netip.AddrPort, segment int) error {
 	return s.udpFor(to.Addr().Is6()).Write(b, to, segment, 0)
 }
 
+// CutTCP ends the TCP connections to the peer.
+func (s *Socket) CutTCP(k relay.Key) { s.peer(k).closeTCP() }
+
+// UDPAddr is where the socket's UDP is.
+func (s *Socket) UDPAddr() netip.AddrPort { return s.cfg.UDP[0].LocalAddr() }
+
 // Wide tells whether packets to the peer take a direct path whole.
 func (s *Socket) Wide(k relay.Key) bool {
 	p := s.peer(k)

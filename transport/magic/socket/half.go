@@ -244,7 +244,7 @@ func (p *peer) width(a netip.AddrPort) *path.Width {
 // holds p.mu.
 func (p *peer) answered(ping pending, now time.Time) {
 	a := ping.id.Addr
-	if ping.id.Kind() != path.Direct || p.machine.State(ping.id) != path.Valid {
+	if ping.id.Kind() != path.Direct || ping.id.TCP || p.machine.State(ping.id) != path.Valid {
 		return
 	}
 	w := p.width(a)
@@ -296,7 +296,7 @@ func (p *peer) checkWidth(now time.Time) {
 		return
 	}
 	id, state, _, _, ok := p.machine.Best()
-	if !ok || state != path.Valid || id.Kind() != path.Direct || !p.isWide(id.Addr) {
+	if !ok || state != path.Valid || id.Kind() != path.Direct || id.TCP || !p.isWide(id.Addr) {
 		return
 	}
 	p.wideSent.Store(0)

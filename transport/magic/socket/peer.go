@@ -53,6 +53,7 @@ type peer struct {
 	direct     atomic.Bool                      // and it is direct
 	admitted   atomic.Bool                      // may know our addresses (PATH-13)
 	doubted    atomic.Int64                     // when a packet last came over another path than our direct one
+	owing      atomic.Bool                      // a pong ended a silence in which packets were lost
 	wide       atomic.Pointer[[]netip.AddrPort] // direct paths that carry MaxPacket
 	wideSent   atomic.Int64                     // packets for whose sake that is asked again
 	halves     atomic.Pointer[halves]
@@ -73,6 +74,7 @@ type peer struct {
 	widths     map[netip.AddrPort]*path.Width // of direct paths that work
 	widthAsked time.Time
 
+	tcp   tcpWays
 	holes // through hard NATs; under mu
 
 	asks   *rate.Limiter // CallMeMaybes taken: each one makes us knock
@@ -265,6 +267,10 @@ func (p *peer) send(b []byte, segment int, ecn byte) {
 }
 
 func (p *peer) sendOver(id path.ID, b []byte, segment int, ecn byte) {
+	if id.TCP {
+		p.sendTCP(id, b, segment)
+		return
+	}
 	if id.Kind() == path.Direct {
 		p.sendStraight(id.Addr, b, segment, ecn)
 		return
@@ -312,7 +318,7 @@ func (p *peer) gonePaths(a netip.AddrPort) {
 	p.mu.Lock()
 	now := p.s.time(p.s.now())
 	for _, id := range p.machine.IDs() {
-		if id.Kind() == path.Direct && (!a.IsValid() || id.Addr == a) {
+		if id.Kind() == path.Direct && (!a.IsValid() || id.Addr == a && !id.TCP) {
 			p.machine.Lost(now, id, "peer says it is gone", true)
 		}
 	}
@@ -350,11 +356,13 @@ func (p *peer) pong(id path.ID, m disco.Pong) bool {
 		p.answeredFrom = id.Addr.Addr()
 	}
 	at := p.s.now()
-	p.heard(id, false, at)
+	if p.heard(id, false, at) {
+		p.owing.Store(true)
+	}
 	now := p.s.time(at)
 	if m.BootID != (disco.BootID{}) && p.boots.Check(m.BootID, true) == disco.BootRestarted {
 		for _, o := range p.machine.IDs() {
-			if o != id {
+			if o != id && !p.outlives(o, m.BootID) {
 				p.machine.Lost(now, o, "peer was restarted", true)
 			}
 		}
@@ -431,9 +439,10 @@ func (p *peer) apply() {
 // takeFrom makes the addresses that have answered those from which packets are
 // taken (PATH-8). The caller holds p.mu.
 func (p *peer) takeFrom() {
+	p.takeFromTCP()
 	var paths []netip.AddrPort
 	for _, id := range p.machine.IDs() {
-		if id.Kind() != path.Direct {
+		if id.Kind() != path.Direct || id.TCP {
 			continue
 		}
 		if st := p.machine.State(id); st == path.Valid || st == path.Suspect {
@@ -468,7 +477,7 @@ func (p *peer) replayOver(id path.ID, now int64) {
 
 // ping asks a path for the machine. The caller holds p.mu.
 func (p *peer) ping(id path.ID) {
-	if p.isWide(id.Addr) {
+	if !id.TCP && p.isWide(id.Addr) {
 		p.pingSized(id, MaxPacket) // before the narrow one: see path.Width
 	}
 	p.sendPing(id, narrowPacket, false, false)
@@ -500,6 +509,11 @@ func (p *peer) sendPing(id path.ID, size int, wide, aside bool) {
 	// (PATH-9). An address that has not answered is introduced to.
 	var box []byte
 	var err error
+	if id.TCP {
+		p.pending[tx] = asked
+		p.pingTCP(id, ping)
+		return
+	}
 	if p.machine.State(id) == path.Valid {
 		box, err = p.s.id.SealDirect(nil, p.key, ping.Sized(disco.Direct, size))
 	} else {
@@ -570,6 +584,7 @@ func (p *peer) run() {
 		if p.admitted.Load() && !p.direct.Load() && p.active(now) && p.s.time(now).Sub(p.called) >= callEvery {
 			p.call(p.s.time(now))
 		}
+		p.considerTCP(p.s.time(now))
 		p.mu.Unlock()
 		if !p.active(now) && p.s.forgetCold(p) {
 			return

@@ -257,7 +257,7 @@ func (p *peer) open() {
 	if len(to) == 0 {
 		if len(p.offered) > 0 {
 			p.s.stats.punchesUnsure.Add(1)
-		p.trace(Trace{Kind: TracePunch, Reason: "the peer's not tried: no relay of ours attests where the peer is"})
+			p.trace(Trace{Kind: TracePunch, Reason: "the peer's not tried: no relay of ours attests where the peer is"})
 		}
 		return
 	}

@@ -85,6 +85,9 @@ type Config struct {
 	// Other gets packets on UDP that are neither QUIC nor disco, such as a
 	// reflector's answers. It must not block; b is only valid during the call.
 	Other func(from netip.AddrPort, b []byte)
+	// TCP lets peers be reached over TCP from the ports of UDP, both numbers
+	// alike, where UDP does not get through (PATH-20); see [Socket.SetTCP].
+	TCP bool
 	// Loopback lets loopback addresses be candidates.
 	Loopback bool
 	// Refresh, when set, is told that a peer with a connection has no path
@@ -111,6 +114,11 @@ type Stats struct {
 	RefusedAddrs uint64 `json:"refused_addrs"` // candidates that must not be probed
 	Probes       uint64 `json:"probes"`        // sent to addresses that had not answered
 	ProbesHeld   uint64 `json:"probes_held"`   // over the budget
+	TCPDials     uint64 `json:"tcp_dials"`     // tries to connect to a peer
+	TCPHeld      uint64 `json:"tcp_held"`      // over their budget
+	TCPRefused   uint64 `json:"tcp_refused"`   // accepted where too many were unproven
+	TCPUnproven  uint64 `json:"tcp_unproven"`  // closed since no peer in use proved to be there
+	TCPMalformed uint64 `json:"tcp_malformed"` // closed for what they sent
 	BadHalf      uint64 `json:"bad_half"`      // halves of packets that are malformed or do not fit
 	LostHalf     uint64 `json:"lost_half"`     // halves dropped for later ones
 	Split        uint64 `json:"split"`         // packets sent in halves
@@ -154,6 +162,7 @@ type Socket struct {
 	addrs   atomic.Pointer[[]netip.AddrPort] // where peers may try us
 	sources sources
 	probes  *rate.Limiter
+	tcp     *tcpPaths
 
 	queue      chan packet
 	rest       packet // of the train being read; under reading
@@ -222,6 +231,7 @@ func New(cfg Config) (*Socket, error) {
 	copy(s.self[:], cfg.Key.Public().(ed25519.PublicKey))
 	s.buffers.New = func() any { return new([MaxPacket]byte) }
 	s.trains.New = func() any { return new([groBuffer]byte) }
+	s.tcp = newTCPPaths(s)
 	s.halfTrains.New = func() any { return new([trainBuffer]byte) }
 	s.halfID.Store(binary.BigEndian.Uint32(s.boot[12:])) // random
 	s.deadline.init()
@@ -278,6 +288,11 @@ func (s *Socket) Stats() Stats {
 		RefusedAddrs: s.stats.refusedAddrs.Load(),
 		Probes:       s.stats.probes.Load(),
 		ProbesHeld:   s.stats.probesHeld.Load(),
+		TCPDials:     s.tcp.stats.dials.Load(),
+		TCPHeld:      s.tcp.stats.held.Load(),
+		TCPRefused:   s.tcp.stats.refused.Load(),
+		TCPUnproven:  s.tcp.stats.unproven.Load(),
+		TCPMalformed: s.tcp.stats.malformed.Load(),
 		BadHalf:      s.stats.badHalf.Load(),
 		LostHalf:     s.stats.lostHalf.Load(),
 		Split:        s.stats.split.Load(),
@@ -657,6 +672,7 @@ func (s *Socket) Close() error {
 		}
 	}
 	s.mu.Unlock()
+	s.tcp.close()
 	s.wg.Wait()
 	return nil
 }
@@ -828,6 +844,7 @@ func (s *Socket) forgetCold(p *peer) bool {
 func (s *Socket) forget(p *peer) {
 	s.index.remove(p)
 	close(p.gone)
+	p.closeTCP()
 	if e := p.exit.Load(); e != nil {
 		_ = e.conn.Close()
 	}
@@ -836,7 +853,7 @@ func (s *Socket) forget(p *peer) {
 func (p *peer) sendDisco(id path.ID, msg disco.Message) {
 	if id.Kind() == path.Direct {
 		if box, err := p.s.id.SealDirect(nil, p.key, msg); err == nil {
-			_ = p.sendDirect(box, id.Addr, 0, 0)
+			p.sendBox(id, box)
 		}
 		return
 	}

@@ -17,7 +17,7 @@ type Trace struct {
 	Peer   disco.Network    // what the peer says of its way out, with TraceHeard
 	Relay  relay.Key        // over which, or whom it is about
 	Reason string           // constant text
-	Err    error            // why a relay is of no use
+	Err    error            // why a relay, or a try, is of no use
 }
 
 // TraceKind says what happened.
@@ -36,6 +36,7 @@ const (
 	TraceRefused                        // an address of the peer must not be probed: Reason
 	TraceKnocked                        // a probe of the peer came straight
 	TracePunch                          // a hard NAT is tried, or not: Reason (PATH-23)
+	TraceDialled                        // a try to connect to an address by TCP came to nothing: Err
 )
 
 // trace tells cfg.Trace. The caller may hold p.mu.

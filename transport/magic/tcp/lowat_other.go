@@ -1,5 +1,5 @@
 //go:build !linux
 
-package transport
+package tcp
 
 func setUnsentLimit(uintptr) {}
