@@ -42,7 +42,7 @@ const bulkID protocol.ID = "/test/bulk"
 
 // bulkConfig is what the benchmark tells its programs.
 type bulkConfig struct {
-	Kind string // stock, direct, relayed; relay for the relay
+	Kind string // stock, direct, relayed; relay for the relay, slow-relay for one that limits its clients
 	Join string // the relay's ticket
 	IP   string // of this host
 }
@@ -52,10 +52,11 @@ type bulkConfig struct {
 type bulkReady struct{ Peer, Addr, Ticket string }
 
 // bulkOrder asks for a transfer to a peer; without one, for the processor time
-// used since the last order.
+// used since the last order. It begins when the path is of a kind, by default
+// that of the program.
 type bulkOrder struct {
-	Peer, Addr string
-	MiB        int64
+	Peer, Addr, Path string
+	MiB              int64
 }
 
 type bulkResult struct {
@@ -67,7 +68,7 @@ type bulkResult struct {
 type bulkEnd struct {
 	ready  bulkReady
 	handle func(network.StreamHandler)
-	open   func(ctx context.Context, p peer.ID, addr string) (network.Stream, error)
+	open   func(ctx context.Context, p peer.ID, o bulkOrder) (network.Stream, error)
 }
 
 // throughputEnd runs one end until standard input ends.
@@ -124,7 +125,7 @@ func (e *bulkEnd) transfer(ctx context.Context, o bulkOrder) (time.Duration, err
 	if err != nil {
 		return 0, err
 	}
-	s, err := e.open(ctx, p, o.Addr)
+	s, err := e.open(ctx, p, o)
 	if err != nil {
 		return 0, err
 	}
@@ -158,8 +159,8 @@ func newBulkEnd(ctx context.Context, cfg bulkConfig) (*bulkEnd, error) {
 		return &bulkEnd{
 			ready:  bulkReady{Peer: h.ID().String(), Addr: h.Addrs()[0].String()},
 			handle: func(f network.StreamHandler) { h.SetStreamHandler(bulkID, f) },
-			open: func(ctx context.Context, p peer.ID, addr string) (network.Stream, error) {
-				a, err := ma.NewMultiaddr(addr)
+			open: func(ctx context.Context, p peer.ID, o bulkOrder) (network.Stream, error) {
+				a, err := ma.NewMultiaddr(o.Addr)
 				if err != nil {
 					return nil, err
 				}
@@ -179,11 +180,13 @@ func newBulkEnd(ctx context.Context, cfg bulkConfig) (*bulkEnd, error) {
 	switch cfg.Kind {
 	case "relay":
 		tcfg.Relay = &transport.RelayConfig{Rate: -1}
+	case "slow-relay":
+		tcfg.Relay = &transport.RelayConfig{}
 	case "relayed":
 		tcfg.Listen, want = []string{}, transport.PathRelayed
 	case "direct":
 		// No stock listener that could be dialled instead.
-		tcfg.Listen = []string{"/ip4/" + cfg.IP + "/tcp/4001"}
+		tcfg.Listen = []string{"/ip4/" + cfg.IP + "/tcp/0"}
 	}
 	if cfg.Join != "" {
 		t, err := discovery.ParseTicket(cfg.Join)
@@ -211,7 +214,11 @@ func newBulkEnd(ctx context.Context, cfg bulkConfig) (*bulkEnd, error) {
 	return &bulkEnd{
 		ready:  bulkReady{Peer: h.ID().String(), Ticket: ticket.String()},
 		handle: func(f network.StreamHandler) { h.SetStreamHandler(bulkID, f) },
-		open: func(ctx context.Context, p peer.ID, _ string) (network.Stream, error) {
+		open: func(ctx context.Context, p peer.ID, o bulkOrder) (network.Stream, error) {
+			want := want
+			if o.Path != "" {
+				want = transport.PathKind(o.Path)
+			}
 			s, err := h.OpenStream(ctx, p, bulkID)
 			if err != nil {
 				return nil, err
@@ -237,13 +244,13 @@ func processorTime() time.Duration {
 
 // bulkProc is a running end.
 type bulkProc struct {
-	b     *testing.B
+	b     testing.TB
 	ready bulkReady
 	in    *json.Encoder
 	out   *json.Decoder
 }
 
-func startBulk(b *testing.B, host *natlab.Host, cfg bulkConfig) *bulkProc {
+func startBulk(b testing.TB, host *natlab.Host, cfg bulkConfig) *bulkProc {
 	b.Helper()
 	cfg.IP = host.Addr().String()
 	text, err := json.Marshal(cfg)

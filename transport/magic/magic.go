@@ -66,6 +66,7 @@ type Transport struct {
 	gater    connmgr.ConnectionGater
 	rcmgr    network.ResourceManager
 	quic     *quic.Transport
+	second   *quic.Transport // to which connections migrate, once
 	log      *slog.Logger
 
 	accepted chan transport.CapableConn
@@ -106,6 +107,7 @@ func New(cfg Config) (*Transport, error) {
 	return &Transport{
 		cfg: cfg, self: self, selfKey: key, identity: identity, log: cfg.Logger,
 		quic:     &quic.Transport{Conn: cfg.Socket.PacketConn(), StatelessResetKey: reset},
+		second:   &quic.Transport{Conn: cfg.Socket.Second(), StatelessResetKey: reset},
 		accepted: make(chan transport.CapableConn, 16),
 		done:     make(chan struct{}),
 	}, nil
@@ -162,6 +164,12 @@ func (t *Transport) dial(ctx context.Context, p peer.ID, key relay.Key, scope ne
 	if err != nil {
 		release()
 		return nil, err
+	}
+	cancel := t.cfg.Socket.OnDirect(key, func() { t.startAfresh(c, key) })
+	forget := release
+	release = func() {
+		cancel()
+		forget()
 	}
 	conn := &Conn{quic: c, transport: t, scope: scope, remote: p, remoteKey: pub, outbound: true, release: release}
 	if t.gater != nil && !t.gater.InterceptSecured(network.DirOutbound, p, conn) {
@@ -268,7 +276,7 @@ func (t *Transport) Close() error {
 		if l != nil {
 			_ = l.Close()
 		}
-		err = errors.Join(t.quic.Close(), t.cfg.Socket.Close())
+		err = errors.Join(t.second.Close(), t.quic.Close(), t.cfg.Socket.Close())
 		t.wg.Wait()
 	})
 	return err

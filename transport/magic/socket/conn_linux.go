@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"syscall"
+	"time"
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
@@ -69,6 +70,62 @@ func (c *kernelConn) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int,
 	p.send(b, segment, ecn)
 	return len(b), len(oob), nil
 }
+
+// Second is one more PacketConn onto the socket, for QUIC to migrate to. It only
+// sends: what comes is read from the other. Its Close does nothing.
+func (s *Socket) Second() net.PacketConn {
+	m := &mute{s: s}
+	m.deadline.init()
+	if len(s.cfg.UDP) == 0 {
+		return &plainSecond{s, m}
+	}
+	return &kernelSecond{&kernelConn{s, s.cfg.UDP[0]}, m}
+}
+
+type kernelSecond struct {
+	*kernelConn
+	mute *mute
+}
+
+// ReadMsgUDP waits for the deadline.
+func (c *kernelSecond) ReadMsgUDP(_, _ []byte) (n, oobn, flags int, addr *net.UDPAddr, err error) {
+	return 0, 0, 0, nil, c.mute.wait()
+}
+
+// ReadBatch waits for the deadline.
+func (c *kernelSecond) ReadBatch([]ipv4.Message, int) (int, error) { return 0, c.mute.wait() }
+
+// WriteMsgUDP is that of kernelConn, from the second port.
+func (c *kernelSecond) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
+	p := c.byVirtual(addr)
+	if p == nil {
+		c.stats.noPath.Add(1)
+		return len(b), len(oob), nil
+	}
+	segment, ecn := controls(oob)
+	p.sendSecond(b, segment, ecn)
+	return len(b), len(oob), nil
+}
+
+// ReadFrom waits for the deadline.
+func (c *kernelSecond) ReadFrom([]byte) (int, net.Addr, error) { return 0, nil, c.mute.wait() }
+
+// WriteTo sends from the second port.
+func (c *kernelSecond) WriteTo(b []byte, addr net.Addr) (int, error) {
+	return (&plainSecond{c.Socket, c.mute}).WriteTo(b, addr)
+}
+
+// SetReadDeadline wakes who waits in a read.
+func (c *kernelSecond) SetReadDeadline(t time.Time) error {
+	c.mute.deadline.set(t)
+	return nil
+}
+
+// SetDeadline is SetReadDeadline; writes never block.
+func (c *kernelSecond) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
+
+// Close does nothing.
+func (c *kernelSecond) Close() error { return nil }
 
 // controls reads UDP_SEGMENT and the traffic class from control messages.
 func controls(oob []byte) (segment int, ecn byte) {

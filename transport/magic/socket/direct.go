@@ -99,7 +99,7 @@ func (s *Socket) deliverTrain(m *udp.Message, buf *[groBuffer]byte) bool {
 	s.arrived(p, path.ID{Addr: m.From}, m.N)
 	s.trainsUp.Add(1)
 	select {
-	case s.queue <- packet{b: buf[:m.N], segment: m.Segment, train: buf, ecn: m.ECN, from: p.addr}:
+	case s.queue <- packet{b: buf[:m.N], segment: m.Segment, train: buf, ecn: m.ECN, from: p.label.Load()}:
 		return true
 	default:
 		s.trainsUp.Add(-1)
@@ -119,6 +119,10 @@ func (s *Socket) receiveUDP(from netip.AddrPort, ecn byte, b []byte) {
 		return
 	}
 	if b[0] == halfByte {
+		if len(b) > 1 && b[1] == secondPort {
+			s.receiveSecond(from, ecn, b)
+			return
+		}
 		s.receiveHalf(from, ecn, b)
 		return
 	}
@@ -186,14 +190,15 @@ func (s *Socket) deliver(p *peer, id path.ID, ecn byte, b []byte) {
 		return
 	}
 	buf := s.buffers.Get().(*[MaxPacket]byte)
-	s.deliverBuf(p, id, ecn, buf, copy(buf[:], b))
+	s.deliverBuf(p, id, ecn, buf, copy(buf[:], b), p.label.Load())
 }
 
-// deliverBuf is deliver for a packet of n bytes in a buffer of the pool.
-func (s *Socket) deliverBuf(p *peer, id path.ID, ecn byte, buf *[MaxPacket]byte, n int) {
+// deliverBuf is deliver for a packet of n bytes in a buffer of the pool, which
+// QUIC sees to come from a virtual address of the peer's.
+func (s *Socket) deliverBuf(p *peer, id path.ID, ecn byte, buf *[MaxPacket]byte, n int, from *net.UDPAddr) {
 	s.arrived(p, id, n)
 	select {
-	case s.queue <- packet{b: buf[:n], segment: n, buf: buf, ecn: ecn, from: p.addr}:
+	case s.queue <- packet{b: buf[:n], segment: n, buf: buf, ecn: ecn, from: from}:
 	default:
 		s.buffers.Put(buf)
 		s.stats.queueFull.Add(1)

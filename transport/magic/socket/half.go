@@ -137,7 +137,7 @@ func (s *Socket) receiveHalf(from netip.AddrPort, ecn byte, b []byte) {
 		s.buffers.Put(buf)
 		return
 	}
-	s.deliverBuf(p, path.ID{Addr: from}, mark, buf, n)
+	s.deliverBuf(p, path.ID{Addr: from}, mark, buf, n, p.label.Load())
 }
 
 // sendHalves sends packets of size segment, of which only the last may be

@@ -21,6 +21,7 @@ func TestPATH9HalfVectors(t *testing.T) {
 		ID      uint32
 		Halves  []string
 		Refused []string
+		Second  string
 	}
 	require.NoError(t, json.Unmarshal(raw, &vectors))
 	require.NotEmpty(t, vectors)
@@ -34,8 +35,16 @@ func TestPATH9HalfVectors(t *testing.T) {
 			for _, s := range v.Refused {
 				_, ok := parseHalf(unhex(s))
 				require.False(t, ok, s)
+				_, ok = parseSecond(unhex(s))
+				require.False(t, ok, s)
 			}
-			if v.Packet == "" {
+			if v.Second != "" {
+				require.Equal(t, v.Second, hex.EncodeToString(appendSecond(unhex(v.Packet))))
+				packet, ok := parseSecond(unhex(v.Second))
+				require.True(t, ok)
+				require.Equal(t, v.Packet, hex.EncodeToString(packet))
+			}
+			if len(v.Halves) == 0 {
 				return
 			}
 			packet := unhex(v.Packet)
@@ -111,11 +120,16 @@ func FuzzHalf(f *testing.F) {
 	f.Add(appendHalf(nil, half{id: 1, b: b}), appendHalf(nil, half{id: 1, second: true, b: b}))
 	f.Add(appendHalf(nil, half{id: 1, second: true, b: b[:1]}), appendHalf(nil, half{id: 1, b: b[:2]}))
 	f.Add(appendHalf(nil, half{id: 1 << 31, b: b}), appendHalf(nil, half{id: 1, b: b}))
-	f.Add([]byte{halfByte, 2, 0, 0, 0, 0, 0x40}, []byte{halfByte})
+	f.Add([]byte{halfByte, 3, 0, 0, 0, 0, 0x40}, []byte{halfByte})
+	f.Add(appendSecond(b), []byte{halfByte, secondPort})
 	f.Fuzz(func(t *testing.T, x, y []byte) {
 		var hs halves
 		var out [MaxPacket]byte
 		for _, raw := range [][]byte{x, y} {
+			if packet, ok := parseSecond(raw); ok {
+				require.Equal(t, raw, appendSecond(packet))
+				require.NotZero(t, packet[0]&0xc0)
+			}
 			h, ok := parseHalf(raw)
 			if !ok {
 				continue

@@ -57,7 +57,10 @@ type peer struct {
 	wide       atomic.Pointer[[]netip.AddrPort] // direct paths that carry MaxPacket
 	wideSent   atomic.Int64                     // packets for whose sake that is asked again
 	halves     atomic.Pointer[halves]
-	exit       atomic.Pointer[exit] // the socket by which one of its addresses is sent to; nil: the common ones
+	label      atomic.Pointer[net.UDPAddr] // where its packets come from, as QUIC sees it
+	unmoved    atomic.Bool                 // no connection had a new label yet
+	probing    atomic.Bool                 // our QUIC asks about its second port
+	exit       atomic.Pointer[exit]        // the socket by which one of its addresses is sent to; nil: the common ones
 
 	mu         sync.Mutex
 	machine    path.Machine
@@ -73,6 +76,8 @@ type peer struct {
 	kick       chan struct{}
 	widths     map[netip.AddrPort]*path.Width // of direct paths that work
 	widthAsked time.Time
+	relayed    bool      // packets went over a relay
+	onDirect   []*func() // called once when they do not any more
 
 	tcp   tcpWays
 	holes // through hard NATs; under mu
@@ -120,7 +125,7 @@ func (r *ring) each(now int64, f func(b []byte)) {
 }
 
 func newPeer(s *Socket, k relay.Key) *peer {
-	return &peer{
+	p := &peer{
 		s:       s,
 		key:     k,
 		addr:    net.UDPAddrFromAddrPort(VirtualAddr(k)),
@@ -131,6 +136,8 @@ func newPeer(s *Socket, k relay.Key) *peer {
 		asks:    rate.NewLimiter(asksPerSecond, asksAtOnce),
 		kick:    make(chan struct{}, 1),
 	}
+	p.label.Store(p.addr)
+	return p
 }
 
 // pin keeps the peer, and its keys, for a connection, whoever else comes
@@ -144,6 +151,7 @@ func (p *peer) pin() error {
 		}
 	}
 	p.pins.Add(1)
+	p.unmoved.Store(true)
 	return nil
 }
 
@@ -407,6 +415,7 @@ func (p *peer) apply() {
 	if p.direct.Swap(direct) && !direct {
 		p.punchOn()
 	}
+	p.relayed = p.relayed || settled && best.Kind() == path.Relayed
 	p.quiet.Store(int64(p.machine.Quiet()))
 	old := p.route.Load()
 	route := p.machine.Route()
@@ -422,6 +431,7 @@ func (p *peer) apply() {
 	p.takeFrom()
 	p.dropExit()
 	p.forgetWidths()
+	p.becameDirect()
 	for _, ev := range p.machine.Events() {
 		p.s.log.Debug("path changed", "peer", p.key, "path", ev.Path.Kind(), "event", ev.Kind, "addr", ev.Path.Addr, "relay", relay.Key(ev.Path.Relay), "reason", ev.Reason)
 		if p.s.cfg.Events != nil {

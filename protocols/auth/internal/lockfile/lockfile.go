@@ -5,6 +5,7 @@
 package lockfile
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -51,8 +52,10 @@ func Read(path string, maxBytes int) ([]byte, error) {
 
 // Update lets edit make a new text, of at most max bytes, and writes it, mode
 // 0600 and synced, before it returns. It waits for other writers until ctx
-// ends; what edit reads meanwhile nobody changes. When edit fails the file stays
-// as it was. Whatever ends the process, the file is the old one or the new.
+// ends; what edit reads meanwhile none of them changes. An editor asks for no
+// lock: if the file is another at the end than at the beginning, edit is called
+// again. When it fails the file stays as it was. Whatever ends the process, the
+// file is the old one or the new.
 func Update(ctx context.Context, path string, maxBytes int, edit func() ([]byte, error)) error {
 	// The lock is a file of its own: the other is replaced by each write.
 	lock := flock.New(filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".lock"), flock.SetPermissions(fileMode))
@@ -60,6 +63,22 @@ func Update(ctx context.Context, path string, maxBytes int, edit func() ([]byte,
 		return fmt.Errorf("lock %s: %w", path, err)
 	}
 	defer func() { _ = lock.Close() }()
+	for {
+		err := update(path, maxBytes, edit)
+		switch {
+		case err == nil || !errors.Is(err, errChanged):
+			return err
+		case ctx.Err() != nil:
+			return fmt.Errorf("write %s: %w", path, context.Cause(ctx))
+		}
+	}
+}
+
+// errChanged: somebody who asks for no lock wrote the file meanwhile.
+var errChanged = errors.New("changed meanwhile")
+
+func update(path string, maxBytes int, edit func() ([]byte, error)) error {
+	old, oldErr := Read(path, maxBytes)
 	text, err := edit()
 	if err != nil {
 		return err
@@ -69,7 +88,13 @@ func Update(ctx context.Context, path string, maxBytes int, edit func() ([]byte,
 	}
 	err = removeDrafts(path)
 	if err == nil {
-		err = replace(path, text)
+		err = replace(path, text, func() error {
+			now, err := Read(path, maxBytes)
+			if !bytes.Equal(now, old) || (now == nil) != (old == nil) || (err == nil) != (oldErr == nil) {
+				return errChanged
+			}
+			return nil
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)

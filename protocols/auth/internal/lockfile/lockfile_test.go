@@ -40,6 +40,27 @@ func TestReadAndUpdate(t *testing.T) {
 	require.Error(t, err)
 }
 
+// What an editor, which asks for no lock, writes during an Update is not lost.
+func TestUpdateKeepsWhatAnEditorWrites(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	require.NoError(t, write(t, path, "a"))
+	saves := []string{"b", "bb"}
+	require.NoError(t, lockfile.Update(t.Context(), path, 16, func() ([]byte, error) {
+		text, err := lockfile.Read(path, 16)
+		if len(saves) > 0 {
+			require.NoError(t, os.WriteFile(path, []byte(saves[0]), 0o600))
+			saves = saves[1:]
+		}
+		return append(text, '+'), err
+	}))
+	text, err := lockfile.Read(path, 16)
+	require.NoError(t, err)
+	require.Equal(t, "bb+", string(text))
+	left, err := os.ReadDir(filepath.Dir(path))
+	require.NoError(t, err)
+	require.Len(t, left, 2, "the file and its lock")
+}
+
 // What writes that were cut off have left is gone after the next; what is
 // somebody else's is not.
 func TestUpdateRemovesDrafts(t *testing.T) {

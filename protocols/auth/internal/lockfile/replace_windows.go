@@ -6,9 +6,10 @@ import (
 	"path/filepath"
 )
 
-// replace writes the file beside its place, syncs it and renames it there.
+// replace writes the file beside its place, syncs it and, if check agrees,
+// renames it there.
 // renameio does not serve Windows, whose rename replaces but is not atomic.
-func replace(path string, text []byte) (err error) {
+func replace(path string, text []byte, check func() error) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
@@ -23,6 +24,9 @@ func replace(path string, text []byte) (err error) {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err = check(); err != nil {
 		return err
 	}
 	return os.Rename(f.Name(), path)
