@@ -27,7 +27,7 @@ type Why struct {
 // Step is one step of a dial, in milliseconds since it began.
 type Step struct {
 	Ms      float64 `json:"ms"`
-	What    string  `json:"what"` // record, relay, handshake, address, call, probe, path
+	What    string  `json:"what"` // record, relay, handshake, address, call, probe, hard NAT, path
 	Detail  string  `json:"detail"`
 	Verdict string  `json:"verdict"`
 }

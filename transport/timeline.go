@@ -168,6 +168,7 @@ const (
 	stepAddress   = "address"   // a stock connection to an address of the peer
 	stepCall      = "call"      // addresses told to the peer, or by it
 	stepProbe     = "probe"     // of one address
+	stepPunch     = "hard NAT"  // one that gives every destination another port is tried
 	stepPath      = "path"      // opened, selected, suspect, closed
 )
 
@@ -219,6 +220,8 @@ func (h *Host) traced(k relay.Key, t socket.Trace) {
 			if c := tl.candidate(t.Addr); c != nil && !c.knocked {
 				c.knocked = true
 			}
+		case socket.TracePunch:
+			tl.add(stepPunch, "", t.Reason)
 		case socket.TraceDialled:
 			tl.add(stepProbe, "no answer", t.Addr.String()+" by TCP")
 		case socket.TraceRefused:

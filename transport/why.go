@@ -41,7 +41,7 @@ type Why struct {
 // Step is one step of a dial. Its texts are for people.
 type Step struct {
 	At time.Duration // since the dial began
-	// What: record, relay, handshake, address, call, probe, path.
+	// What: record, relay, handshake, address, call, probe, hard NAT, path.
 	What    string
 	Detail  string
 	Verdict string

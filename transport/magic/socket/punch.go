@@ -257,13 +257,16 @@ func (p *peer) open() {
 	if len(to) == 0 {
 		if len(p.offered) > 0 {
 			p.s.stats.punchesUnsure.Add(1)
+			p.trace(Trace{Kind: TracePunch, Reason: "the peer's not tried: no relay of ours attests where the peer is"})
 		}
 		return
 	}
 	try := p.s.begin(&p.s.openings, p.who(to[0].Addr()))
 	if try == nil {
+		p.trace(Trace{Kind: TracePunch, Reason: "ours not tried again: it failed not long ago, or too many are tried at once"})
 		return
 	}
+	p.trace(Trace{Kind: TracePunch, Reason: "ours: opening sockets for the peer to find"})
 	defer p.s.finish(try, p)
 	p.mu.Unlock()
 	p.holdOpen(to, moved)
@@ -467,8 +470,10 @@ func (p *peer) beginProbing(samples []uint16) {
 	}
 	try := p.s.begin(&p.s.probings, p.who(ip))
 	if try == nil {
+		p.trace(Trace{Kind: TracePunch, Reason: "the peer's not tried again: it failed not long ago, or too many are tried at once"})
 		return
 	}
+	p.trace(Trace{Kind: TracePunch, Reason: "the peer's: looking for its sockets at one port after another"})
 	ports := slices.Concat(samples, p.local)
 	stop := make(chan struct{})
 	if !p.s.spawn(func() { p.probe(try, ip, ports, stop) }) {

@@ -35,6 +35,7 @@ const (
 	TraceHeld                           // the same, but the budget was used up (PATH-14)
 	TraceRefused                        // an address of the peer must not be probed: Reason
 	TraceKnocked                        // a probe of the peer came straight
+	TracePunch                          // a hard NAT is tried, or not: Reason (PATH-23)
 	TraceDialled                        // a try to connect to an address by TCP came to nothing: Err
 )
 
