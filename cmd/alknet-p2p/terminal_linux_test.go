@@ -199,7 +199,7 @@ func TestInitOnATerminal(t *testing.T) {
 	restored := <-done
 	require.NoError(t, restored.err)
 	require.Equal(t, r.info, restored.info)
-	require.NotContains(t, p.all()[shown:], words[0]+" ", "the words are not shown")
+	require.NotContains(t, p.all()[shown:], strings.Join(words[:3], " "), "the words are not shown") // one alone may stand in a question
 }
 
 func TestInitWithoutWrittenWordsMakesNothing(t *testing.T) {
