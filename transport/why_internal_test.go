@@ -125,6 +125,31 @@ func TestPATH34TimelineIsBounded(t *testing.T) {
 	require.Contains(t, all.peers, peer.ID(strconv.Itoa(2*maxTimelines-1)))
 }
 
+// PATH-34: who connects under many keys fills no memory with its steps.
+func TestPATH34TimelinesAreBoundedTogether(t *testing.T) {
+	var all timelines
+	for p := range maxTimelines {
+		id := peer.ID(strconv.Itoa(p))
+		all.begin(id)
+		for i := range maxSteps {
+			all.note(id, stepCall, "received", "%d %s", i, strings.Repeat("é", maxDetail))
+		}
+		require.LessOrEqual(t, all.steps, maxAllSteps)
+	}
+	steps := 0
+	for _, tl := range all.peers {
+		steps += len(tl.steps)
+		for _, s := range tl.steps {
+			require.LessOrEqual(t, len(s.detail), maxDetail+len("…"))
+		}
+	}
+	require.Equal(t, all.steps, steps)
+	require.Len(t, all.peers, maxAllSteps/maxSteps)
+	require.Contains(t, all.peers, peer.ID(strconv.Itoa(maxTimelines-1)))
+	all.begin(peer.ID(strconv.Itoa(maxTimelines - 1)))
+	require.Equal(t, steps-maxSteps, all.steps)
+}
+
 // What is repeated is one step, and a candidate is one whatever is sent to it.
 func TestPATH34TimelineAggregates(t *testing.T) {
 	var all timelines
