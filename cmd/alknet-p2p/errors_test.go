@@ -23,3 +23,8 @@ func TestPortErrors(t *testing.T) {
 	require.Equal(t, codeFailed, refused.Code)
 	require.Contains(t, refused.Message, "CAP_NET_BIND_SERVICE")
 }
+
+// Who asks a node that is being stopped hears that, and no more.
+func TestStoppedNodeError(t *testing.T) {
+	require.Equal(t, "the node has stopped", asFailure(fmt.Errorf("doctor: %w", transport.ErrClosed)).Message)
+}
