@@ -173,18 +173,17 @@ func TestPATH31BusyAuthority(t *testing.T) {
 func TestPATH31RetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBoundClient(nil)
-		begin := time.Now()
 		require.NoError(t, b.wait(t.Context()))
 		for text, want := range map[string]time.Duration{"3": 3 * time.Second, "300": acmePatience, "Fri, 31 Dec 1999 23:59:59 GMT": acmePatience, "-1": acmePatience} {
 			h := http.Header{"Retry-After": {text}}
-			begin = time.Now()
+			begin := time.Now()
 			b.later(h)
 			require.Empty(t, h)
 			require.NoError(t, b.wait(t.Context()))
 			require.Equal(t, want, time.Since(begin), text)
 		}
 		b.later(http.Header{"Retry-After": {"300"}})
-		begin = time.Now()
+		begin := time.Now()
 		b.close()
 		require.ErrorIs(t, b.wait(t.Context()), errClosed)
 		require.Zero(t, time.Since(begin))
