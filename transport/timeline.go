@@ -20,9 +20,9 @@ import (
 
 // Limits of what is kept to answer Why.
 const (
-	maxTimelines = 1024 // peers, those of the latest steps
-	maxSteps     = 256  // of one peer; the first half of them stays, of the others the latest
-	maxProbed    = 64   // addresses of one peer
+	maxTimelines = 256 // peers, those of the latest steps: of strangers too, up to 100 KiB each
+	maxSteps     = 128 // of one peer; the first half of them stays, of the others the latest
+	maxProbed    = 64  // addresses of one peer
 )
 
 // timelines keeps, for each peer that was dialled or that came by itself, what
