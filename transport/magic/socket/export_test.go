@@ -27,3 +27,15 @@ func (s *Socket) Wide(k relay.Key) bool {
 	id, _, _, ok := s.Path(k)
 	return ok && p.isWide(id.Addr)
 }
+
+// SentTo is where packets to an address are really sent.
+func SentTo(s *Socket, to netip.AddrPort) netip.AddrPort {
+	_, at := s.exit(to)
+	return at
+}
+
+// SeenAt is where packets from an address are taken to come from.
+func SeenAt(s *Socket, from netip.AddrPort) netip.AddrPort { return s.plain(from) }
+
+// Translated tells that nobody is taken to be at an address.
+func Translated(s *Socket, ip netip.Addr) bool { return s.translated(ip) }
