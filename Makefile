@@ -32,7 +32,8 @@ TOOL  := $(GOENV) go tool -modfile=tools/go.mod
 TEST  := CGO_ENABLED=1 go test -race -shuffle=on
 
 # Packages whose tests build network namespaces: those that define the flag.
-# They run apart, one at a time, because they measure time.
+# They run apart, one at a time, because they measure time; with a limit of their
+# own, since a package of many real networks takes longer than go test allows one.
 NAMESPACE_PKGS := $(shell grep -rlF --include='*_test.go' '"natlab.required"' . 2>/dev/null | xargs -r -n1 dirname | sort -u)
 
 .PHONY: help
@@ -53,7 +54,7 @@ test: deps ## run all tests with the race detector (NAMESPACES=required: none sk
 		echo 'NAMESPACES=required, but no package has namespace tests' >&2; exit 1; fi
 	@failed=0; \
 	$(TEST) $$(go list ./... | grep -vxF -e '' $(if $(strip $(NAMESPACE_PKGS)),-f <(go list $(NAMESPACE_PKGS)))) || failed=1; \
-	$(if $(strip $(NAMESPACE_PKGS)),$(TEST) -p 1 $(NAMESPACE_PKGS) $(if $(filter required,$(NAMESPACES)),-args -natlab.required) || failed=1;) \
+	$(if $(strip $(NAMESPACE_PKGS)),$(TEST) -p 1 -timeout 30m $(NAMESPACE_PKGS) $(if $(filter required,$(NAMESPACES)),-args -natlab.required) || failed=1;) \
 	$(if $(filter required,$(NAMESPACES)),$(TEST) ./internal/interop -args -interop.required || failed=1;) \
 	exit $$failed
 

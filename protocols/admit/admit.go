@@ -166,7 +166,11 @@ func (d *Door) serve(p peer.ID, st network.Stream) {
 	stop := context.AfterFunc(ctx, func() { _ = st.ResetWithError(network.StreamErrorCode(protocols.CodeAborted)) })
 	defer stop()
 	token, err := readRequest(st)
-	if err != nil {
+	switch {
+	case ctx.Err() != nil: // which a reset of both halves tells us before it has told the peer
+		_ = st.ResetWithError(network.StreamErrorCode(protocols.CodeAborted))
+		return
+	case err != nil:
 		_ = st.ResetWithError(network.StreamErrorCode(protocols.CodeProtocolViolation))
 		return
 	}
