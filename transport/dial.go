@@ -398,7 +398,7 @@ func (h *Host) dialAddr(ctx context.Context, p peer.ID, a ma.Multiaddr, after ti
 		return fmt.Errorf("resolve %s: %w", a, err)
 	}
 	err = fmt.Errorf("dial %s: no such address", a)
-	for _, r := range addrs {
+	for _, r := range h.nat64.translate(addrs) {
 		t := h.swarm.TransportForDialing(r)
 		if t == nil || magic.IsAddr(r) {
 			err = fmt.Errorf("dial %s: no transport for it", a)

@@ -37,7 +37,7 @@ const (
 type Check struct {
 	// Name says what was looked at: relay, clock, dns, proxy, udp4, udp6, tcp4, tcp6,
 	// tcp443, quic4, quic6, mapping4, mapping6, filtering4, filtering6, hairpin4,
-	// lifetime4, port-mapping.
+	// lifetime4, nat64, port-mapping.
 	Name string
 	// Relay is whom the finding is about, "" when about this node alone.
 	Relay peer.ID
@@ -205,7 +205,7 @@ func (p *patient) try(ctx context.Context, h *Host) {
 			mu.Unlock()
 		})
 	}
-	addrs := resolveAll(ctx, p.addrs)
+	addrs := h.nat64.translate(resolveAll(ctx, p.addrs))
 	for _, ip := range ipsOf(addrs) {
 		if !routed(ip) {
 			continue
@@ -449,6 +449,7 @@ func (d *doctor) report() []Check {
 			out = append(out, d.judge(p, w))
 		}
 	}
+	out = append(out, d.h.nat64.check())
 	out = append(out, d.nat()...)
 	if d.lifetime != nil {
 		out = append(out, *d.lifetime)

@@ -81,6 +81,7 @@ type Host struct {
 	mapper     atomic.Pointer[portmap.Mapper] // nil when no router is asked
 	reflectors *reflectors
 	nat        *natState
+	nat64      *nat64State
 	reflecting []*relay.Reflector // what a relay answers on
 
 	book      addrBook
@@ -180,6 +181,7 @@ func (h *Host) engine() (err error) {
 	h.links = newLinks(h)
 	h.reflectors = newReflectors(h)
 	h.nat = newNATState(h)
+	h.nat64 = newNAT64State(h)
 	h.udp = h.openUDP()
 	if h.socket, err = socket.New(socket.Config{
 		Key: h.cfg.Key, Relays: h.links, UDP: h.udp, Homes: h.links.homeKeys, Other: h.reflectors.answer,
@@ -208,6 +210,7 @@ func (h *Host) enter(ctx context.Context) error {
 		h.log.Warn("changes of the network are not noticed", "err", err)
 	}
 	h.startMapper()
+	h.wg.Go(h.nat64.run)
 	h.wg.Go(h.watchNetwork)
 	h.wg.Go(h.reap)
 	if h.certs != nil {
@@ -495,6 +498,7 @@ func (h *Host) tell(p peer.ID, connected bool) {
 func (h *Host) watchNetwork() {
 	for c := range h.monitor.Changes() {
 		h.log.Info("network changed", "reason", c.Reason, "major", c.Major)
+		h.nat64.kick()
 		if c.Major {
 			h.reflectors.reset()
 			h.nat.forget()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/alkdev/alknet-p2p/transport/magic"
+	"github.com/alkdev/alknet-p2p/transport/magic/nat64"
 	"github.com/alkdev/alknet-p2p/transport/relay"
 )
 
@@ -342,9 +343,10 @@ func hairpins(ctx context.Context, a *reflectSocket, atA netip.AddrPort, b *refl
 
 // reflectSocket is a UDP socket that asks reflectors; it owns one goroutine.
 type reflectSocket struct {
-	conn  *net.UDPConn
-	isOwn func(netip.AddrPort) bool // an address of this socket on this machine
-	done  chan struct{}
+	conn   *net.UDPConn
+	prefix netip.Prefix              // of the NAT64 by which IPv4 is reached; zero without
+	isOwn  func(netip.AddrPort) bool // an address of this socket on this machine
+	done   chan struct{}
 
 	mu    sync.Mutex
 	waits map[[12]byte]chan netip.AddrPort
@@ -353,10 +355,17 @@ type reflectSocket struct {
 // openReflect opens one on any port, where the direct paths' sockets are.
 func (h *Host) openReflect(v6 bool) (*reflectSocket, error) {
 	network := "udp4"
-	if v6 {
+	var prefix netip.Prefix
+	if !v6 {
+		prefix = h.nat64.prefix()
+	}
+	if v6 || prefix.IsValid() {
 		network = "udp6"
 	}
-	ip := h.bindIPs()[network]
+	ip, ok := h.bindIPs()[network]
+	if !ok {
+		return nil, errors.New("not listening on " + network)
+	}
 	conn, err := net.ListenUDP(network, &net.UDPAddr{IP: ip.AsSlice()})
 	if err != nil {
 		return nil, err
@@ -367,7 +376,7 @@ func (h *Host) openReflect(v6 bool) (*reflectSocket, error) {
 		ips[a.Addr()] = true
 	}
 	s := &reflectSocket{
-		conn: conn, done: make(chan struct{}), waits: make(map[[12]byte]chan netip.AddrPort),
+		conn: conn, prefix: prefix, done: make(chan struct{}), waits: make(map[[12]byte]chan netip.AddrPort),
 		isOwn: func(a netip.AddrPort) bool { return a.Port() == port && ips[a.Addr()] },
 	}
 	go func() {
@@ -423,6 +432,9 @@ func (s *reflectSocket) expect(tx [12]byte) <-chan netip.AddrPort {
 }
 
 func (s *reflectSocket) send(b []byte, to netip.AddrPort) {
+	if s.prefix.IsValid() {
+		to = netip.AddrPortFrom(nat64.Synthesize(s.prefix, to.Addr()), to.Port())
+	}
 	_, _ = s.conn.WriteToUDPAddrPort(b, to) // lost, as on any network
 }
 

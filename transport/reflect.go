@@ -93,7 +93,7 @@ func (r *reflectors) learn(k relay.Key, features []string) {
 			continue
 		}
 		if port, err := strconv.ParseUint(text, 10, 16); err == nil && port != 0 && len(at) < 2 {
-			at = append(at, netip.AddrPortFrom(addr.Unmap(), uint16(port)))
+			at = append(at, netip.AddrPortFrom(r.h.nat64.plain(addr.Unmap()), uint16(port)))
 		}
 	}
 	r.mu.Lock()

@@ -45,8 +45,9 @@ func (h *Host) tcpAddrs() []netip.AddrPort {
 // atOwnPort is the address with the port of the direct paths of its family; 0
 // when there are none.
 func (h *Host) atOwnPort(ip netip.Addr) netip.AddrPort {
+	four := ip.Is4() && !h.nat64.prefix().IsValid() // a NAT64 translates the other socket
 	for _, c := range h.udp {
-		if at := c.LocalAddr(); at.Addr().Is4() == ip.Is4() {
+		if at := c.LocalAddr(); at.Addr().Is4() == four {
 			return netip.AddrPortFrom(ip, at.Port())
 		}
 	}

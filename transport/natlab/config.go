@@ -53,6 +53,10 @@ type Peer struct {
 	RandomPorts bool
 	// IPv6 adds IPv6 behind a stateful firewall. Not for CGNAT.
 	IPv6 bool
+	// NAT64 lets a host of kind IPv6Firewalled reach IPv4 by its router, which
+	// translates (see NAT64Prefix), and whose DNS says so to programs of
+	// Host.Command (RFC 7050). It stays with the router's LAN it was made for.
+	NAT64 bool
 	// NoIPv4 and NoIPv6 leave a host of kind None, which has both, with one.
 	NoIPv4, NoIPv6 bool
 	// OpenInput leaves the router's own WAN side unprotected, as on a plain
@@ -184,6 +188,9 @@ func (p Peer) check(kinds map[string]Kind) error {
 	}
 	if p.Carrier != "" && (p.Kind != CGNAT || kinds[p.Carrier] != CGNAT) {
 		return fmt.Errorf("carrier of %q: both peers must be of kind %s", p.Carrier, CGNAT)
+	}
+	if p.NAT64 && p.Kind != IPv6Firewalled {
+		return fmt.Errorf("kind %s has IPv4 and needs no NAT64", p.Kind)
 	}
 	if p.IPv6 && p.Kind == CGNAT {
 		return fmt.Errorf("kind %s has no IPv6", CGNAT)

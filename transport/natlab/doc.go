@@ -30,7 +30,8 @@
 // [ErrUnavailable]; Start skips the test then, unless [Config] says Required.
 //
 // Nothing is connected to the real network: no interface is made outside the
-// lab's namespaces, inet has no default route, and there is no DNS. Public
+// lab's namespaces, inet has no default route, and there is no DNS but with
+// Peer.NAT64, for which files below /etc/netns are made and removed. Public
 // addresses are made up (5.20.0.2, 31.21.0.2, … and 2a04:1000::/20), but none
 // is private, documentation or benchmark space, so programs take them as
 // public.
@@ -85,9 +86,10 @@
 // gets another public port (see Peer.OpenInput).
 //
 // The EIM tables are for UDP only. Hairpinning is not filtered. There is no
-// NAT64, no IPv6 NAT, and one router hop on the internet. UPnP, NAT-PMP and PCP
+// IPv6 NAT, and one router hop on the internet. UPnP, NAT-PMP and PCP
 // (Peer.PortMapping) need one program more: miniupnpd, of the Debian package
-// miniupnpd-nftables.
+// miniupnpd-nftables. So does NAT64 (Peer.NAT64): tayga, of the package of that
+// name. It is the Masquerade of IPv4, and its DNS answers ipv4only.arpa only.
 //
 // All namespaces share one kernel, clock and processor: on a busy machine,
 // judge outcomes and the scale of seconds, not milliseconds. Cables with a

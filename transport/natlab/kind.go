@@ -70,6 +70,7 @@ type policy struct {
 	mapper    PortMapping
 	ipv4      bool
 	ipv6      bool
+	nat64     bool // IPv6 hosts reach IPv4 by it
 	// Seconds after which an idle UDP mapping is forgotten: one that was never
 	// answered, and one that was.
 	udpTimeout, udpStream int
@@ -92,6 +93,7 @@ func (p Peer) policy() policy {
 		mapper:     p.PortMapping,
 		ipv4:       true,
 		ipv6:       p.IPv6,
+		nat64:      p.NAT64,
 		udpTimeout: seconds(p.UDPTimeout, defaultUDPTimeout),
 		udpStream:  seconds(p.UDPStream, stream),
 	}

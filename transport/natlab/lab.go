@@ -37,17 +37,18 @@ type Lab struct {
 	inet   namespace
 	lock   *lock
 
-	mu     sync.Mutex
-	closed bool
-	hosts  map[string]*member
-	wires  []*wire
-	sites  int // ever made, so that no address comes twice
-	lans   int
-	cables map[string]string // devices of Connect, by both hosts
-	undo   map[string]*timer // ends of events that last for a time, by event and host
-	timers sync.WaitGroup    // armed or running
-	failed error             // of events that a timer ended
-	close  func() error
+	mu          sync.Mutex
+	closed      bool
+	hosts       map[string]*member
+	wires       []*wire
+	sites       int // ever made, so that no address comes twice
+	lans        int
+	nameServers []*nameServer
+	cables      map[string]string // devices of Connect, by both hosts
+	undo        map[string]*timer // ends of events that last for a time, by event and host
+	timers      sync.WaitGroup    // armed or running
+	failed      error             // of events that a timer ended
+	close       func() error
 }
 
 // member is a host as the lab keeps it.
@@ -207,6 +208,11 @@ func (l *Lab) attach(m *member, p Peer) error {
 		b[15] = addr.As4()[3]
 		m.addr6 = netip.AddrFrom16(b)
 	}
+	if m.router.policy.nat64 {
+		if err := m.space.setResolver(m.router.gateway6()); err != nil {
+			return err
+		}
+	}
 	if err := m.router.plug(port, m.space, "eth0"); err != nil {
 		return err
 	}
@@ -299,6 +305,9 @@ func (l *Lab) takeDown() error {
 	err := l.failed
 	spaces, listed := namespacesOf(l.id)
 	err = errors.Join(err, listed, removeNamespaces(spaces))
+	for _, s := range l.nameServers {
+		err = errors.Join(err, s.close())
+	}
 	for _, w := range l.wires {
 		err = errors.Join(err, w.close())
 	}
@@ -349,9 +358,12 @@ func (c Config) available() error {
 	if slices.ContainsFunc(c.Peers, func(p Peer) bool { return p.PortMapping != NoPortMapping }) {
 		programs = append(programs, "miniupnpd")
 	}
+	if slices.ContainsFunc(c.Peers, func(p Peer) bool { return p.NAT64 }) {
+		programs = append(programs, "tayga")
+	}
 	for _, name := range programs {
 		if _, err := exec.LookPath(name); err != nil {
-			return fmt.Errorf("%w: %w (Debian packages iproute2, nftables and miniupnpd-nftables)", ErrUnavailable, err)
+			return fmt.Errorf("%w: %w (Debian packages iproute2, nftables, miniupnpd-nftables and tayga)", ErrUnavailable, err)
 		}
 	}
 

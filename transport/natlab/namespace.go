@@ -168,7 +168,7 @@ func namespacesOf(id string) ([]namespace, error) {
 func removeNamespaces(spaces []namespace) error {
 	err := killIn(spaces)
 	for _, n := range spaces {
-		err = errors.Join(err, netns.DeleteNamed(string(n)))
+		err = errors.Join(err, netns.DeleteNamed(string(n)), n.removeResolver())
 	}
 
 	return err

@@ -75,6 +75,11 @@ func (l *Lab) newRouter(owner, role string, p policy, carrier *router) (*router,
 	if err := r.load(); err != nil {
 		return nil, err
 	}
+	if p.nat64 {
+		if err := errors.Join(r.startNAT64(), l.startNameServer(r)); err != nil {
+			return nil, err
+		}
+	}
 	return r, r.startMapper()
 }
 
@@ -244,6 +249,12 @@ func (r *router) rules() string {
 		after = append(after, `oifname "wan" masquerade`)
 	}
 
+	if p.nat64 {
+		after = append(after, `oifname "wan" ip saddr `+nat64Pool+` masquerade`)
+		forward = append(forward,
+			`iifname "lan" oifname "nat64" meta nfproto ipv6 accept`,
+			`iifname "nat64" oifname "wan" meta nfproto ipv4 accept`)
+	}
 	if p.ipv4 {
 		forward = append(forward, `iifname "lan" oifname "wan" meta nfproto ipv4 `+string(p.egress))
 	}

@@ -62,6 +62,7 @@ func (s *Socket) readUDP(c *udp.Conn) {
 		}
 		for i := range ms[:n] {
 			m := &ms[i]
+			m.From = s.plain(m.From)
 			if m.Segment > 0 && s.deliverTrain(m, bufs[i]) {
 				bufs[i] = s.trains.Get().(*[groBuffer]byte)
 				m.Buf = bufs[i][:]
@@ -268,7 +269,7 @@ func (s *Socket) NetworkChanged() {
 // WriteRaw sends a packet of another protocol from the port that peers know,
 // such as a question to a reflector.
 func (s *Socket) WriteRaw(b []byte, to netip.AddrPort) error {
-	c := s.udpFor(to.Addr().Is6())
+	c, to := s.exit(to)
 	if c == nil {
 		return udp.ErrUnreachable
 	}
@@ -288,7 +289,7 @@ func (s *Socket) udpFor(v6 bool) *udp.Conn {
 // cannot leave is lost, as on any network: the error is counted and must not
 // reach QUIC, which would end.
 func (s *Socket) sendDirect(b []byte, to netip.AddrPort, segment int, ecn byte) error {
-	c := s.udpFor(to.Addr().Is6())
+	c, to := s.exit(to)
 	if c == nil {
 		return udp.ErrUnreachable
 	}
@@ -444,7 +445,11 @@ func (p *peer) probeable(a netip.AddrPort) bool {
 	if slices.Contains(p.s.ownAddrs(), a) {
 		return false
 	}
-	return p.s.udpFor(ip.Is6()) != nil
+	if p.s.translated(ip) { // what is there is IPv4, and judged as such
+		return false
+	}
+	c, _ := p.s.exit(a)
+	return c != nil
 }
 
 // mayProbe keeps a stranger from making us knock inside our own network:

@@ -37,3 +37,15 @@ func (s *Socket) Extra() int {
 
 // AllowsIntroduction counts an introduction from the address against the limits.
 func (s *Socket) AllowsIntroduction(from netip.Addr) bool { return s.sources.allow(from) }
+
+// SentTo is where packets to an address are really sent.
+func SentTo(s *Socket, to netip.AddrPort) netip.AddrPort {
+	_, at := s.exit(to)
+	return at
+}
+
+// SeenAt is where packets from an address are taken to come from.
+func SeenAt(s *Socket, from netip.AddrPort) netip.AddrPort { return s.plain(from) }
+
+// Translated tells that nobody is taken to be at an address.
+func Translated(s *Socket, ip netip.Addr) bool { return s.translated(ip) }

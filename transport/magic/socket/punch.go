@@ -167,7 +167,8 @@ func (p *peer) punchOn() {
 	}
 	switch p.role() {
 	case punch.Open:
-		if !p.opening && p.s.spawn(p.open) {
+		// Not from behind a NAT64: sockets of IPv4 lead nowhere there.
+		if !p.opening && p.s.nat64.Load() == nil && p.s.spawn(p.open) {
 			p.opening = true
 		}
 	case punch.Probe:
@@ -521,7 +522,7 @@ func (p *peer) sweep(ip netip.Addr, samples []uint16, stop, clogged <-chan struc
 	var seed [16]byte
 	_, _ = crand.Read(seed[:]) // never fails
 	ports := punch.NewPorts(samples, rand.New(rand.NewPCG(binary.BigEndian.Uint64(seed[:8]), binary.BigEndian.Uint64(seed[8:]))))
-	pace, moved, conn := punch.NewPace(time.Now()), p.s.moved.Load(), p.s.udpFor(false)
+	pace, moved := punch.NewPace(time.Now()), p.s.moved.Load()
 	for {
 		n, next, over := pace.Take(time.Now())
 		if over {
@@ -539,7 +540,7 @@ func (p *peer) sweep(ip netip.Addr, samples []uint16, stop, clogged <-chan struc
 				if !ok {
 					return sent
 				}
-				if to := netip.AddrPortFrom(ip, port); p.probeable(to) && conn.Write(box, to, 0, 0) == nil {
+				if to := netip.AddrPortFrom(ip, port); p.probeable(to) && p.s.WriteRaw(box, to) == nil {
 					p.s.stats.punchProbes.Add(1)
 					sent++
 				}

@@ -155,6 +155,7 @@ type Socket struct {
 	closed   bool
 
 	network  atomic.Pointer[way] // never nil
+	nat64    atomic.Pointer[netip.Prefix]
 	openings punch.Ledger
 	probings punch.Ledger
 	moved    atomic.Int64 // changes of the network

@@ -265,7 +265,7 @@ func (p *peer) dialTCP(ctx context.Context, to netip.AddrPort, window time.Durat
 
 // dial dials once, for the time given. It returns nil when nothing came of it.
 func (t *tcpPaths) dial(ctx context.Context, p *peer, to netip.AddrPort, window time.Duration) *tcpConn {
-	from := t.s.udpFor(to.Addr().Is6())
+	from, at := t.s.exit(to)
 	if from == nil {
 		return nil
 	}
@@ -283,7 +283,7 @@ func (t *tcpPaths) dial(ctx context.Context, p *peer, to netip.AddrPort, window 
 	t.stats.dials.Add(1)
 	ctx, cancel := context.WithTimeout(ctx, window)
 	defer cancel()
-	conn, err := tcp.Dial(ctx, from.LocalAddr(), to)
+	conn, err := tcp.Dial(ctx, from.LocalAddr(), at)
 	if err != nil {
 		t.s.log.Debug("TCP not through", "peer", p.key, "addr", to, "err", err)
 		p.trace(Trace{Kind: TraceDialled, Addr: to, Err: err})
@@ -352,7 +352,7 @@ func (t *tcpPaths) accept(l *tcp.Listener) {
 // that was dialled; nil for one that was accepted. It returns nil when there is
 // no place for it.
 func (t *tcpPaths) take(conn *tcp.Conn, p *peer) *tcpConn {
-	c := &tcpConn{conn: conn, id: path.ID{Addr: conn.Remote(), TCP: true}, ended: make(chan struct{})}
+	c := &tcpConn{conn: conn, id: path.ID{Addr: t.s.plain(conn.Remote()), TCP: true}, ended: make(chan struct{})}
 	if !t.place(c, p == nil) {
 		t.stats.refused.Add(1)
 		_ = conn.Close()
