@@ -69,12 +69,49 @@ func (l *Listener) Accept() (*Conn, error) {
 // Close ends the Listener and wakes Accept; connections stay.
 func (l *Listener) Close() error { return l.tcp.Close() }
 
+// finishWithin is how long a connection that the other end has answered may
+// take beyond its time: both ends are about to have it.
+const finishWithin = time.Second
+
 // Dial connects from the local port, which others may have bound as well, and
 // gives up when ctx ends: the kernel's own repetitions come too late for a NAT
-// that has just opened.
+// that has just opened. If that is by its deadline and the other end has answered
+// by then, the connection has a second more, where the system tells (Linux): to
+// give up in the middle of it would take it from the other end.
 func Dial(ctx context.Context, local, to netip.AddrPort) (*Conn, error) {
-	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(local), Control: reuseport.Control, KeepAlive: -1}
-	c, err := d.DialContext(ctx, family(local), to.String())
+	var made atomic.Pointer[syscall.RawConn]
+	d := net.Dialer{
+		LocalAddr: net.TCPAddrFromAddrPort(local), KeepAlive: -1,
+		Control: func(network, address string, raw syscall.RawConn) error {
+			made.Store(&raw)
+			return errors.Join(reuseport.Control(network, address, raw), prepare(raw))
+		},
+	}
+	inner, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
+	over := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		defer giveUp()
+		select {
+		case <-over:
+			return
+		case <-ctx.Done():
+		}
+		raw := made.Load()
+		if raw == nil || !errors.Is(ctx.Err(), context.DeadlineExceeded) || !answered(*raw) {
+			return
+		}
+		timer := time.NewTimer(finishWithin)
+		defer timer.Stop()
+		select {
+		case <-over:
+		case <-timer.C:
+		}
+	})
+	c, err := d.DialContext(inner, family(local), to.String())
+	close(over)
+	watch.Wait()
 	if err != nil {
 		return nil, err // names addresses and action
 	}
