@@ -27,3 +27,13 @@ func (s *Socket) Wide(k relay.Key) bool {
 	id, _, _, ok := s.Path(k)
 	return ok && p.isWide(id.Addr)
 }
+
+// Extra is how many sockets are open beside those of Config.UDP.
+func (s *Socket) Extra() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.extra)
+}
+
+// AllowsIntroduction counts an introduction from the address against the limits.
+func (s *Socket) AllowsIntroduction(from netip.Addr) bool { return s.sources.allow(from) }
