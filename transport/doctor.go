@@ -62,9 +62,11 @@ type DoctorOptions struct {
 // it, in five seconds or so, and names for every trouble its cause and its cure
 // (PATH-31, PATH-34). It sends a few packets, to relays only.
 func (h *Host) Doctor(ctx context.Context, opts DoctorOptions) ([]Check, error) {
-	if !h.running() {
-		return nil, ErrClosed
+	ctx, done, err := h.work(ctx)
+	if err != nil {
+		return nil, err
 	}
+	defer done()
 	tell := opts.Progress
 	if tell == nil {
 		tell = func(string) {}
@@ -402,7 +404,7 @@ func (h *Host) checkProxy(ctx context.Context) Check {
 	}
 	ctx, cancel := context.WithTimeout(ctx, doctorTry)
 	defer cancel()
-	name, last := "", errNoAnswer
+	name, last := "", error(nil)
 	for _, p := range h.doctorRelays() {
 		for _, a := range p.addrs {
 			if !isTCP(a, 0) {
@@ -417,6 +419,9 @@ func (h *Host) checkProxy(ctx context.Context) Check {
 				return trouble("proxy", p.id, fmt.Sprintf("%s: %s", proxy, err), reasonProxyAuth)
 			}
 		}
+	}
+	if last == nil {
+		return Check{Name: "proxy", OK: true, Detail: "not tried: no relay with an address of TCP is known"}
 	}
 	return trouble("proxy", "", fmt.Sprintf("%s: %s", name, last), reasonProxy)
 }
@@ -483,6 +488,9 @@ func (d *doctor) link(p *patient) Check {
 	detail := "not linked"
 	if p.home.Err != nil {
 		detail += ": " + p.home.Err.Error()
+	}
+	if len(p.ways) == 0 {
+		return trouble("relay", p.id, detail, reasonNoWay)
 	}
 	return trouble("relay", p.id, detail, reasonNotLinked)
 }
@@ -717,12 +725,20 @@ func (h *Host) checkLifetime(ctx context.Context, most time.Duration, tell func(
 			idles = append(idles, idle{s, at, time.Now(), after})
 		}
 	}
+	if len(idles) == 0 {
+		c.Detail = "unknown: the relay does not answer by UDP"
+		return c
+	}
 	lives := time.Duration(0)
 	for _, i := range idles {
 		if sleepContext(ctx, time.Until(i.since.Add(i.after))) != nil {
 			break
 		}
 		if _, ok := probe.ask(ctx, i.s, first, relay.ReflectWish{ToPort: i.at.Port()}); !ok {
+			if _, ok := probe.ask(ctx, probe, first, relay.ReflectWish{}); !ok {
+				c.Detail = fmt.Sprintf("an idle mapping lives %s or longer; then the relay answered no more", lives)
+				return c
+			}
 			c.Detail = fmt.Sprintf("an idle mapping lives %s, and is gone after %s", lives, i.after)
 			if i.after <= reflectEvery {
 				t := trouble(c.Name, "", c.Detail, reasonShortLife(i.after))

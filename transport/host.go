@@ -382,6 +382,24 @@ func (h *Host) running() bool {
 	return h.up
 }
 
+// work lets Close end what a caller has begun, and wait for it: its context is
+// the one returned, and it calls done at its end. It fails with ErrClosed.
+func (h *Host) work(ctx context.Context) (working context.Context, done func(), err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.up || h.closed {
+		return nil, nil, ErrClosed
+	}
+	h.wg.Add(1)
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(h.ctx, func() { cancel(ErrClosed) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+		h.wg.Done()
+	}, nil
+}
+
 // ID is this node's peer ID.
 func (h *Host) ID() peer.ID { return h.id }
 

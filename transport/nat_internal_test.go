@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/alkdev/alknet-p2p/transport/relay"
 )
 
 // RFC 4787, section 4.1: the mapping follows from where each reflector sees the
@@ -49,4 +51,16 @@ func TestLifetimeSteps(t *testing.T) {
 	require.Equal(t, 2*time.Minute, long[len(long)-1])
 	require.Len(t, long, 10, "sockets at once")
 	require.IsIncreasing(t, long)
+}
+
+// PATH-34: of a relay that nothing could be sent to it is not said that it is
+// down, nor what stands below.
+func TestPATH34RelayWithoutWay(t *testing.T) {
+	p := &patient{home: relay.HomeInfo{Home: true}}
+	d := &doctor{relays: []*patient{p}}
+	require.Equal(t, reasonNoWay.cause, d.link(p).Cause)
+	p.ways = []way{{name: "tcp4", err: errNoAnswer}}
+	require.Equal(t, reasonNotLinked.cause, d.link(p).Cause)
+	p.home.Up = true
+	require.True(t, d.link(p).OK)
 }

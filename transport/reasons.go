@@ -113,6 +113,10 @@ var (
 		"there is no link to this relay",
 		"see below which ways to it work; a relay that nothing reaches is down",
 	}
+	reasonNoWay = reason{
+		"this machine has no way to any address of this relay: it is offline, does not resolve its name, or lacks its address family (IPv4, IPv6)",
+		"look at the cable, the Wi-Fi and DNS; or join by a ticket of a relay with addresses of the other family",
+	}
 	reasonRelayDead = reason{
 		"nothing of this relay answers, others do: it is down, or has moved",
 		"start it, or join by a newer ticket of it",

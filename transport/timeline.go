@@ -23,6 +23,8 @@ const (
 	maxTimelines = 1024 // peers, those of the latest steps
 	maxSteps     = 256  // of one peer; the first half of them stays, of the others the latest
 	maxProbed    = 64   // addresses of one peer
+	maxAllSteps  = 1 << 15
+	maxDetail    = 1024 // bytes of one step
 )
 
 // timelines keeps, for each peer that was dialled or that came by itself, what
@@ -31,6 +33,7 @@ const (
 type timelines struct {
 	mu    sync.Mutex
 	peers map[peer.ID]*timeline
+	steps int // of all
 }
 
 // timeline is one peer's. Its owner's lock guards it.
@@ -83,11 +86,27 @@ type probed struct {
 func (t *timelines) begin(p peer.ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.peers == nil {
-		t.peers = make(map[peer.ID]*timeline)
-	}
-	delete(t.peers, p)
+	t.drop(p)
 	t.make(p)
+}
+
+// drop forgets a peer's timeline. The caller holds t.mu.
+func (t *timelines) drop(p peer.ID) {
+	if tl := t.peers[p]; tl != nil {
+		t.steps -= len(tl.steps)
+		delete(t.peers, p)
+	}
+}
+
+// dropOldest forgets the timeline that is quiet longest. The caller holds t.mu.
+func (t *timelines) dropOldest() {
+	var oldest peer.ID
+	for q, tl := range t.peers {
+		if oldest == "" || tl.last.Before(t.peers[oldest].last) {
+			oldest = q
+		}
+	}
+	t.drop(oldest)
 }
 
 // make adds a timeline, in place of the one that is quiet longest when there are
@@ -97,13 +116,7 @@ func (t *timelines) make(p peer.ID) *timeline {
 		t.peers = make(map[peer.ID]*timeline)
 	}
 	if len(t.peers) >= maxTimelines {
-		var oldest peer.ID
-		for q, tl := range t.peers {
-			if oldest == "" || tl.last.Before(t.peers[oldest].last) {
-				oldest = q
-			}
-		}
-		delete(t.peers, oldest)
+		t.dropOldest()
 	}
 	now := time.Now()
 	tl := &timeline{began: now, last: now, probed: make(map[netip.AddrPort]*probed), relays: make(map[peer.ID]relayVerdict)}
@@ -123,7 +136,11 @@ func (t *timelines) with(p peer.ID, create bool, f func(*timeline)) {
 		tl = t.make(p)
 	}
 	tl.last = time.Now()
+	before := len(tl.steps)
 	f(tl)
+	for t.steps += len(tl.steps) - before; t.steps > maxAllSteps; {
+		t.dropOldest()
+	}
 }
 
 // note adds a step, to a peer that has a timeline.
@@ -133,6 +150,9 @@ func (t *timelines) note(p peer.ID, what, verdict, format string, args ...any) {
 
 // add appends a step; one that repeats one of the last is counted there.
 func (tl *timeline) add(what, verdict, detail string) *event {
+	if len(detail) > maxDetail {
+		detail = strings.ToValidUTF8(detail[:maxDetail], "") + "…"
+	}
 	for i := len(tl.steps) - 1; i >= max(0, len(tl.steps)-8); i-- {
 		if s := &tl.steps[i]; s.what == what && s.detail == detail && s.verdict == verdict && s.probed == nil {
 			s.times++

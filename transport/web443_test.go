@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -12,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -65,6 +68,31 @@ func TestPATH31SelfSignedRelay(t *testing.T) {
 	echo(t, a, b)
 	require.Contains(t, a.Status().Relays[0].Addr, "/tls/ws")
 	require.NotContains(t, b.Status().Relays[0].Addr, "/ws", "TCP comes first where it gets through")
+}
+
+// PATH-31: whoever asks a relay for anything but a WebSocket is answered once, and
+// briefly: no other page, no second request, no HTTP/2, no long headers.
+func TestPATH31StrangersAtTheWebPort(t *testing.T) {
+	relay := newHost(t, func(c *transport.Config) { c.Relay, c.Listen = &transport.RelayConfig{}, webLoopback })
+	at := "127.0.0.1:" + portOf(t, addrsWith(t, relay, "/tls/ws").Addrs[0])
+	ask := func(request string) string {
+		c, err := tls.Dial("tcp", at, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}})
+		require.NoError(t, err)
+		defer c.Close()
+		require.Equal(t, "http/1.1", c.ConnectionState().NegotiatedProtocol)
+		require.NoError(t, c.SetDeadline(time.Now().Add(10*time.Second)))
+		_, _ = io.WriteString(c, request) // answered before all of it is read, perhaps
+		answer, err := io.ReadAll(c)
+		if !errors.Is(err, syscall.ECONNRESET) {
+			require.NoError(t, err, "the relay ends the connection")
+		}
+		return string(answer)
+	}
+	answer := ask("GET / HTTP/1.1\r\nHost: relay\r\n\r\nGET / HTTP/1.1\r\nHost: relay\r\n\r\n")
+	require.Equal(t, 1, strings.Count(answer, "HTTP/1.1 404 Not Found"), answer)
+	require.Contains(t, answer, "Connection: close")
+	answer = ask("GET / HTTP/1.1\r\nHost: relay\r\nX-Long: " + strings.Repeat("x", 16<<10) + "\r\n\r\n")
+	require.NotContains(t, answer, "404")
 }
 
 // PATH-31: an ACME authority gives a relay its certificate over the very port

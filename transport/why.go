@@ -55,9 +55,11 @@ func (h *Host) Why(ctx context.Context, p peer.ID) (Why, error) {
 	if p == h.id {
 		return Why{}, errors.New("that is this node's own key")
 	}
-	if !h.running() {
-		return Why{}, ErrClosed
+	ctx, done, err := h.work(ctx)
+	if err != nil {
+		return Why{}, err
 	}
+	defer done()
 	dialled := h.Connect(ctx, p)
 	if ctx.Err() != nil {
 		return Why{}, fmt.Errorf("why %s: %w", p, context.Cause(ctx))

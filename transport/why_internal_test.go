@@ -14,6 +14,8 @@ import (
 
 	"github.com/alkdev/alknet-p2p/transport/magic/disco"
 	"github.com/alkdev/alknet-p2p/transport/magic/path"
+	"github.com/alkdev/alknet-p2p/transport/magic/socket"
+	"github.com/alkdev/alknet-p2p/transport/relay"
 )
 
 func addrPorts(texts ...string) (out []netip.AddrPort) {
@@ -123,6 +125,54 @@ func TestPATH34TimelineIsBounded(t *testing.T) {
 	require.Len(t, all.peers, maxTimelines)
 	require.NotContains(t, all.peers, peer.ID("a"))
 	require.Contains(t, all.peers, peer.ID(strconv.Itoa(2*maxTimelines-1)))
+}
+
+// PATH-34: who connects under many keys fills no memory with its steps.
+func TestPATH34TimelinesAreBoundedTogether(t *testing.T) {
+	var all timelines
+	for p := range maxTimelines {
+		id := peer.ID(strconv.Itoa(p))
+		all.begin(id)
+		for i := range maxSteps {
+			all.note(id, stepCall, "received", "%d %s", i, strings.Repeat("é", maxDetail))
+		}
+		require.LessOrEqual(t, all.steps, maxAllSteps)
+	}
+	steps := 0
+	for _, tl := range all.peers {
+		steps += len(tl.steps)
+		for _, s := range tl.steps {
+			require.LessOrEqual(t, len(s.detail), maxDetail+len("…"))
+		}
+	}
+	require.Equal(t, all.steps, steps)
+	require.Len(t, all.peers, maxAllSteps/maxSteps)
+	require.Contains(t, all.peers, peer.ID(strconv.Itoa(maxTimelines-1)))
+	all.begin(peer.ID(strconv.Itoa(maxTimelines - 1)))
+	require.Equal(t, steps-maxSteps, all.steps)
+}
+
+// PATH-14, PATH-34: strangers that name ever other addresses make this node hold
+// 32 MiB of steps at most.
+func TestPATH14TimelinesOfStrangers(t *testing.T) {
+	var h Host
+	addrs := make([]netip.AddrPort, disco.MaxAddrs)
+	for i := range 300 {
+		for j := range 200 {
+			for n := range addrs {
+				addrs[n] = netip.AddrPortFrom(netip.AddrFrom16([16]byte{0x2a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, byte(j), byte(n)}), 60000)
+			}
+			h.traced(relay.Key{byte(i), byte(i >> 8), 1}, socket.Trace{Kind: socket.TraceHeard, Addrs: addrs})
+		}
+	}
+	size := 0
+	for _, tl := range h.timelines.peers {
+		for _, s := range tl.steps {
+			size += len(s.detail)
+		}
+	}
+	require.Positive(t, size)
+	require.LessOrEqual(t, size, 32<<20)
 }
 
 // What is repeated is one step, and a candidate is one whatever is sent to it.

@@ -92,13 +92,35 @@ func (e *configError) Error() string {
 	return fmt.Sprintf("%s:%d:%d: %s", e.file, e.line, e.column, e.text)
 }
 
-// excerpt is the line with a caret below the place, for people.
+// excerpt is the line with a caret below the place, for people. A value that may
+// hold a password is left out.
 func (e *configError) excerpt() string {
 	if e.line == 0 {
 		return ""
 	}
-	number := strconv.Itoa(e.line)
-	return fmt.Sprintf(" %s | %s\n %*s | %s^", number, oneLine(e.source), len(number), "", strings.Repeat(" ", max(0, e.column-1)))
+	number, source, at := strconv.Itoa(e.line), oneLine(e.source), max(0, e.column-1)
+	if mayHoldPassword(source) {
+		key, _, ok := strings.Cut(source, "=")
+		if notOfKey := func(c rune) bool { return !isKeyRune(c) }; !ok || strings.ContainsFunc(key, notOfKey) {
+			key = "" // the line goes on with a value that began before
+		} else {
+			key += "= "
+		}
+		source, at = key+"…", min(at, len(key))
+	}
+	return fmt.Sprintf(" %s | %s\n %*s | %s^", number, source, len(number), "", strings.Repeat(" ", at))
+}
+
+// mayHoldPassword tells of a line that it may hold a password: of a proxy, or
+// within a URL.
+func mayHoldPassword(line string) bool {
+	return strings.Contains(line, "@") || strings.Contains(line, "://") || strings.Contains(strings.ToLower(line), "prox")
+}
+
+// isKeyRune tells what a key is made of that is not quoted, and what stands
+// around it.
+func isKeyRune(c rune) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("_-. ", c)
 }
 
 // readConfig reads a file; one that is not there is an empty one.

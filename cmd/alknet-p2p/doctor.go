@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -69,7 +70,8 @@ func (a *app) printDoctor(w *bytes.Buffer, found *node.Diagnosis) {
 	table(w, rows)
 	for _, c := range found.Checks {
 		if !c.OK {
-			fmt.Fprintf(w, "\n%s %s\nbecause  %s\ncure     %s\n", c.Name, oneLine(shortID(c.Relay)), oneLine(c.Cause), oneLine(c.Cure))
+			about := strings.TrimSpace(c.Name + " " + oneLine(shortID(c.Relay)))
+			fmt.Fprintf(w, "\n%s\nbecause  %s\ncure     %s\n", about, oneLine(c.Cause), oneLine(c.Cure))
 		}
 	}
 }

@@ -143,7 +143,11 @@ func localFailure(err error) *failure {
 		exit, code = exitUsage, codeUsage
 	case errors.Is(err, peerfile.ErrInvalid):
 		exit, code = exitUsage, codeConfig
-	case errors.Is(err, transport.ErrBind) && !errors.Is(err, os.ErrPermission):
+	case errors.Is(err, transport.ErrClosed): // while it was asked
+		return failf(exit, code, "the node has stopped")
+	case errors.Is(err, transport.ErrBind) && errors.Is(err, os.ErrPermission):
+		return failf(exitFailed, codeFailed, "%s; ports below 1024 take root or CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE)", err)
+	case errors.Is(err, transport.ErrBind):
 		return failf(exitFailed, codePortTaken, "%s; choose another with --listen", err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		exit, code = exitTimeout, codeTimeout

@@ -77,7 +77,7 @@ func (p *proxyFlag) check() error {
 	proxy, err := web.ParseProxy(p.text)
 	switch {
 	case err != nil:
-		return usagef("--proxy: %s", err)
+		return usagef("--%s", err)
 	case proxy.HasCredentials():
 		return usagef("--proxy: others can read a command line; write proxy = \"http://user:password@host:port\" into the configuration")
 	}

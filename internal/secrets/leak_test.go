@@ -31,6 +31,7 @@ import (
 const (
 	passphrase = "correct horse battery staple 7"
 	credential = "ghp_0123456789abcdefghijKLMNOPQRSTuvwxyz"
+	proxyPass  = "pr0xy-9-trombone-quilt"
 )
 
 // hidden are the secrets of one home's vault.
@@ -107,6 +108,9 @@ func TestNothingLeaks(t *testing.T) {
 	tr.mustRun("a", credential+"\n", "vault", "seal", "github", "--passphrase-file", pass)
 	require.NoError(t, os.WriteFile(filepath.Join(tr.home("a"), "config.toml"), []byte(offers), 0o600))
 	secrets := secretsOf(t, tr.home("a"), words)
+	proxied := filepath.Join(tr.home("b"), "config.toml")
+	require.NoError(t, os.WriteFile(proxied, []byte(`proxy = "http://me:`+proxyPass+`@127.0.0.1:1"`), 0o600))
+	bad := tr.secret("bad.toml", `proxi = "http://me:`+proxyPass+`@127.0.0.1:1"`)
 
 	a, _ := tr.start(binary, "--home", tr.home("a"), "--json", "up", "--relay", "--listen", "/ip4/127.0.0.1/tcp/0",
 		"--log-level", "debug", "--passphrase-file", pass)
@@ -127,6 +131,10 @@ func TestNothingLeaks(t *testing.T) {
 	tr.await(`the handler's fault`)
 	tr.mustRun("b", "", "ping", "--count", "1", ticket)
 	tr.mustRun("b", "", "ops", ticket)
+	require.Equal(t, 1, tr.run("b", "", "doctor"), "nobody is at the proxy")
+	tr.mustRun("b", "", "why", ticket)
+	require.Equal(t, 2, tr.run("b", "", "config", "check", bad))
+	require.Equal(t, 2, tr.run("b", "", "up", "--proxy", "http://me:secret@127.0.0.1:1", "--passphrase-file", pass))
 	for _, home := range []string{"a", "b"} {
 		for _, args := range [][]string{
 			{"status"},
@@ -170,6 +178,8 @@ func TestNothingLeaks(t *testing.T) {
 	require.NoError(t, b.Wait())
 	require.NoError(t, stopPanics.Close())
 	require.NoError(t, panics.Wait())
+	require.NoError(t, os.Remove(proxied)) // it alone has the password
+	tr.search(textNeedles("password of the proxy", proxyPass))
 	tr.search(append(secrets.all(), append(secretsOf(t, tr.home("b"), words+"-b").all(), keyNeedles("key of the node that panics", theirKey)...)...))
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,9 @@ const (
 	acmeRetryMax = time.Hour        // authorities count failures
 	acmeTimeout  = 30 * time.Second // for one request of theirs
 	acmeEvery    = time.Hour        // how often a renewed certificate is looked for
+	acmePatience = 10 * time.Second // before the next request, if they want it later
+	acmeTries    = 5                // of one request, one after the other
+	acmeSoon     = 500 * time.Millisecond
 	maxRoots     = 1 << 20
 )
 
@@ -71,7 +75,7 @@ func newAuthority(cfg CertificateConfig) (*authority, error) {
 			HostPolicy: autocert.HostWhitelist(cfg.Domain),
 			Client: &acme.Client{
 				DirectoryURL: directory, UserAgent: "alknet-p2p",
-				HTTPClient: &http.Client{Transport: client, Timeout: acmeTimeout},
+				HTTPClient: &http.Client{Transport: client, Timeout: acmeTimeout}, RetryBackoff: backoff,
 			},
 		},
 	}
@@ -117,6 +121,15 @@ func (a *authority) run(ctx context.Context) {
 	}
 }
 
+// backoff is how long to wait before a request that was refused is made again:
+// not at all where the authority has had enough of them, since run comes again.
+func backoff(tried int, _ *http.Request, answer *http.Response) time.Duration {
+	if tried >= acmeTries || answer.StatusCode == http.StatusTooManyRequests {
+		return -1
+	}
+	return acmeSoon
+}
+
 // helloOf is a client that asks for the certificate of a name. All are asked for
 // in the same way, else autocert would get a second one, with an RSA key, for
 // whoever claims to know nothing newer.
@@ -131,12 +144,17 @@ func isChallenge(hello *tls.ClientHelloInfo) bool {
 }
 
 // boundClient makes HTTP requests until it is closed, and none after: autocert's
-// timers cannot be stopped. It asks no proxy.
+// timers cannot be stopped. Nor can package acme be while it waits for as long as
+// the authority wants (Retry-After), so the next request waits here instead. It
+// asks no proxy.
 type boundClient struct {
 	http *http.Transport
 	ctx  context.Context
 	end  context.CancelFunc
 	done sync.Once
+
+	mu    sync.Mutex
+	after time.Time // when the authority wants the next request
 }
 
 func newBoundClient(roots *x509.CertPool) *boundClient {
@@ -154,8 +172,8 @@ var errClosed = errors.New("the relay has stopped")
 
 // RoundTrip implements http.RoundTripper.
 func (b *boundClient) RoundTrip(r *http.Request) (*http.Response, error) {
-	if b.ctx.Err() != nil {
-		return nil, errClosed
+	if err := b.wait(r.Context()); err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	stop := context.AfterFunc(b.ctx, cancel)
@@ -166,7 +184,44 @@ func (b *boundClient) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	answer.Body = &boundBody{answer.Body, func() { stop(); cancel() }}
+	b.later(answer.Header)
 	return answer, nil
+}
+
+// wait returns when the next request may be made. It fails once b is closed.
+func (b *boundClient) wait(ctx context.Context) error {
+	b.mu.Lock()
+	after := b.after
+	b.mu.Unlock()
+	timer := time.NewTimer(time.Until(after))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-b.ctx.Done():
+	}
+	if b.ctx.Err() != nil {
+		return errClosed
+	}
+	return nil
+}
+
+// later takes note of when the authority wants the next request, and keeps it
+// from package acme.
+func (b *boundClient) later(answer http.Header) {
+	text := answer.Get("Retry-After")
+	if text == "" {
+		return
+	}
+	answer.Del("Retry-After")
+	wait := acmePatience // of a date, too
+	if n, err := strconv.ParseUint(text, 10, 16); err == nil {
+		wait = min(wait, time.Duration(n)*time.Second)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.after = time.Now().Add(wait)
 }
 
 func (b *boundClient) close() {

@@ -9,9 +9,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"io"
 	"log/slog"
 	"math/big"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
@@ -129,4 +132,60 @@ func TestPATH31AuthorityIsAway(t *testing.T) {
 	cancel()
 	<-ended
 	require.NoError(t, ca.Close())
+}
+
+// PATH-31: a relay stops at once though the authority wants to be asked again in
+// five minutes, whichever way it says so.
+func TestPATH31BusyAuthority(t *testing.T) {
+	for name, status := range map[string]int{"out of order": http.StatusServiceUnavailable, "too many requests": http.StatusTooManyRequests, "not ready": http.StatusOK} {
+		t.Run(name, func(t *testing.T) {
+			asked := make(chan struct{}, 100)
+			ca := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Retry-After", "300")
+				w.WriteHeader(status)
+				_, _ = io.WriteString(w, "{}")
+				asked <- struct{}{}
+			}))
+			t.Cleanup(ca.Close)
+			roots := filepath.Join(t.TempDir(), "roots.pem")
+			require.NoError(t, os.WriteFile(roots, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Certificate().Raw}), 0o600))
+			c, err := NewCertificates(CertificateConfig{Domain: "relay.example", Directory: ca.URL, DirectoryRoots: roots})
+			require.NoError(t, err)
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				c.Run(ctx)
+			}()
+			<-asked
+			cancel()
+			select {
+			case <-ended:
+			case <-time.After(20 * time.Second):
+				t.Fatal("it waits for the authority")
+			}
+		})
+	}
+}
+
+// PATH-31: how long the authority wants to be left alone is kept to, within
+// bounds, by a wait that can be ended.
+func TestPATH31RetryAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBoundClient(nil)
+		require.NoError(t, b.wait(t.Context()))
+		for text, want := range map[string]time.Duration{"3": 3 * time.Second, "300": acmePatience, "Fri, 31 Dec 1999 23:59:59 GMT": acmePatience, "-1": acmePatience} {
+			h := http.Header{"Retry-After": {text}}
+			begin := time.Now()
+			b.later(h)
+			require.Empty(t, h)
+			require.NoError(t, b.wait(t.Context()))
+			require.Equal(t, want, time.Since(begin), text)
+		}
+		b.later(http.Header{"Retry-After": {"300"}})
+		begin := time.Now()
+		b.close()
+		require.ErrorIs(t, b.wait(t.Context()), errClosed)
+		require.Zero(t, time.Since(begin))
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"sync"
 	"syscall"
@@ -25,6 +26,7 @@ import (
 const (
 	openTimeout  = 10 * time.Second       // to open a connection, TLS and WebSocket included
 	closeTimeout = 100 * time.Millisecond // to say that a WebSocket ends
+	maxHeader    = 8 << 10                // of a request to a listener; net/http adds 4 KiB
 )
 
 // WebSocket is libp2p's WebSocket transport, but for how it dials: by a Dialer,
@@ -44,7 +46,10 @@ var (
 // NewWebSocket makes the transport. Addresses with TLS are listened on with the
 // configuration given; without one they are refused.
 func NewWebSocket(d *Dialer, c *tls.Config, u transport.Upgrader, rcmgr network.ResourceManager, shared *tcpreuse.ConnMgr) (*WebSocket, error) {
-	var opts []websocket.Option
+	opts := []websocket.Option{
+		websocket.WithHandshakeTimeout(openTimeout),
+		websocket.WithHTTPHandler(http.NotFoundHandler()), websocket.WithHTTPServerConfig(bindServer),
+	}
 	if c != nil {
 		opts = append(opts, websocket.WithTLSConfig(c))
 	}
@@ -53,6 +58,16 @@ func NewWebSocket(d *Dialer, c *tls.Config, u transport.Upgrader, rcmgr network.
 		return nil, err
 	}
 	return &WebSocket{l, dialling{d, u, rcmgr}}, nil
+}
+
+// bindServer bounds what strangers may ask of a listener: one request of HTTP/1.1,
+// which is for a WebSocket or gets a 404.
+func bindServer(s *http.Server) {
+	s.MaxHeaderBytes = maxHeader
+	s.ReadHeaderTimeout, s.ReadTimeout, s.WriteTimeout = openTimeout, openTimeout, openTimeout
+	s.Protocols = new(http.Protocols)
+	s.Protocols.SetHTTP1(true)
+	s.SetKeepAlivesEnabled(false)
 }
 
 // CanDial implements transport.Transport.

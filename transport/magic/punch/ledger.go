@@ -54,6 +54,7 @@ type Try struct {
 	at     time.Time // of its begin, then of its end
 	open   bool
 	helped bool
+	void   bool // begun before a Reset
 }
 
 // Begin enters a try, or says why none may be made.
@@ -97,15 +98,23 @@ func (l *Ledger) Begin(now time.Time, who Who) (*Try, error) {
 func (t *Try) End(now time.Time, helped bool) {
 	t.ledger.mu.Lock()
 	defer t.ledger.mu.Unlock()
-	if t.open {
-		t.open, t.at, t.helped = false, now, helped
-		t.ledger.open--
+	if !t.open {
+		return
+	}
+	t.open, t.at, t.helped = false, now, helped
+	t.ledger.open--
+	if t.void {
+		t.ledger.tries = slices.DeleteFunc(t.ledger.tries, func(o *Try) bool { return o == t })
 	}
 }
 
-// Reset forgets every try that has ended: this node is on another network.
+// Reset forgets every try, those under way once they end: this node is on
+// another network.
 func (l *Ledger) Reset() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.tries = slices.DeleteFunc(l.tries, func(t *Try) bool { return !t.open })
+	for _, t := range l.tries {
+		t.void = true
+	}
 }

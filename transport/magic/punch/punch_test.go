@@ -210,6 +210,22 @@ func TestPATH23OnceInTenMinutes(t *testing.T) {
 	require.NoError(t, err, "ten minutes are over")
 }
 
+// PATH-23: a try that a change of the network cuts short says nothing about the
+// network after it, and frees its slot.
+func TestPATH23NewNetworkEndsNoTryForLong(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	who := punch.Who{Peer: [32]byte{1}, IP: netip.MustParseAddr("5.20.0.2")}
+	l := punch.Ledger{Slots: 1}
+	for i := range 10 {
+		try, err := l.Begin(now, who)
+		require.NoError(t, err, i)
+		l.Reset()
+		_, err = l.Begin(now, who)
+		require.ErrorIs(t, err, punch.ErrBusy)
+		try.End(now, false)
+	}
+}
+
 // PATH-23: neither many keys nor many starts make a node send more to one IP,
 // nor more in all.
 func TestPATH23HostileKeys(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 const (
 	secondPort   = 2 // in the place of which half
 	secondHeader = 2
+	questionSize = 1200 // to which QUIC pads questions (RFC 9000, section 8.2.1)
 	probePort    = virtualPort - 1
 	lastPort     = virtualPort + 1000
 )
@@ -73,14 +74,15 @@ func (s *Socket) Probing(k relay.Key, on bool) {
 	}
 }
 
-// sendSecond is send for a Second.
+// sendSecond is send for a Second. Another connection to the peer, which has moved
+// there before, sends what is no question meanwhile.
 func (p *peer) sendSecond(b []byte, segment int, ecn byte) {
-	if !p.probing.Load() {
+	if !p.probing.Load() || len(b) != questionSize {
 		p.send(b, segment, ecn)
 		return
 	}
 	route := p.route.Load()
-	if route == nil || len(*route) == 0 || (*route)[0].Kind() != path.Direct || (*route)[0].TCP || len(b) > narrowPacket-secondHeader {
+	if route == nil || len(*route) == 0 || (*route)[0].Kind() != path.Direct || (*route)[0].TCP {
 		p.s.stats.noPath.Add(1) // QUIC asks again
 		return
 	}

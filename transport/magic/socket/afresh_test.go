@@ -77,6 +77,13 @@ func TestPATH22SecondPort(t *testing.T) {
 	require.Equal(t, string(question), got)
 	require.True(t, from.(*net.UDPAddr).IP.Equal(net.IP(socket.VirtualAddr(bKey).Addr().AsSlice())))
 	probe := from.(*net.UDPAddr).Port
+	for _, data := range []string{"\x40data", string(large(7))} { // of a connection that has moved before
+		_, err = second.WriteTo([]byte(data), to)
+		require.NoError(t, err)
+		got, from = read(t, a)
+		require.Equal(t, data, got)
+		require.NotEqual(t, probe, from.(*net.UDPAddr).Port)
+	}
 	b.Probing(aKey, false)
 	_, err = second.WriteTo(question, to)
 	require.NoError(t, err)

@@ -255,6 +255,7 @@ func (s *Socket) NetworkChanged() {
 			continue
 		}
 		p.mu.Lock()
+		p.tcp.tried, p.tcp.vain = time.Time{}, 0
 		p.machine.Shake(s.time(now))
 		if p.admitted.Load() {
 			p.call(s.time(now))
@@ -304,6 +305,16 @@ func (s *Socket) sendOn(c *udp.Conn, b []byte, to netip.AddrPort, segment int, e
 	return err
 }
 
+// source is what limits of senders count by: who has one address of IPv6 has its
+// /64 (PATH-14).
+func source(ip netip.Addr) netip.Addr {
+	if !ip.Is6() || ip.Is4In6() {
+		return ip
+	}
+	p, _ := ip.Prefix(64) // of 128 bits: never an error
+	return p.Addr()
+}
+
 // sources limits introductions by where they come from (PATH-14).
 type sources struct {
 	mu  sync.Mutex
@@ -312,6 +323,7 @@ type sources struct {
 }
 
 func (s *sources) allow(ip netip.Addr) bool {
+	ip = source(ip)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.by == nil {

@@ -39,3 +39,13 @@ func SeenAt(s *Socket, from netip.AddrPort) netip.AddrPort { return s.plain(from
 
 // Translated tells that nobody is taken to be at an address.
 func Translated(s *Socket, ip netip.Addr) bool { return s.translated(ip) }
+
+// Extra is how many sockets are open beside those of Config.UDP.
+func (s *Socket) Extra() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.extra)
+}
+
+// AllowsIntroduction counts an introduction from the address against the limits.
+func (s *Socket) AllowsIntroduction(from netip.Addr) bool { return s.sources.allow(from) }

@@ -124,6 +124,24 @@ func TestPATH14ForgedFloodFromOneAddress(t *testing.T) {
 	require.Eventually(t, func() bool { return kindOf(a, bKey) == path.Direct }, 5*time.Second, time.Millisecond)
 }
 
+// PATH-14: a whole /64 of IPv6 is one source.
+func TestPATH14SourcesOfIPv6(t *testing.T) {
+	w := newWire(t)
+	a, _, _ := w.open(t, 1, nil)
+	began, allowed := time.Now(), 0
+	for i := range 400 {
+		ip := netip.MustParseAddr("2a0b:1::").As16()
+		binary.BigEndian.PutUint64(ip[8:], uint64(i)<<32)
+		if a.AllowsIntroduction(netip.AddrFrom16(ip)) {
+			allowed++
+		}
+	}
+	require.LessOrEqual(t, float64(allowed), 21+20*time.Since(began).Seconds())
+	require.True(t, a.AllowsIntroduction(netip.MustParseAddr("2a0b:1:0:1::1")))
+	require.True(t, a.AllowsIntroduction(netip.MustParseAddr("31.22.0.1")))
+	require.True(t, a.AllowsIntroduction(netip.MustParseAddr("31.22.0.2")))
+}
+
 // quietConn fails when anything arrives.
 func quietConn(t *testing.T, c *udp.Conn) {
 	t.Helper()

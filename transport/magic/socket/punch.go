@@ -226,8 +226,11 @@ func (s *Socket) begin(l *punch.Ledger, who punch.Who) *punch.Try {
 	return try
 }
 
-func (s *Socket) finish(try *punch.Try, p *peer) {
-	helped := p.direct.Load()
+// finish ends a try towards ip. It helped if the path leads there: a peer that is
+// reached elsewhere must not get any number of tries towards that IP.
+func (s *Socket) finish(try *punch.Try, p *peer, ip netip.Addr) {
+	route := p.route.Load()
+	helped := p.direct.Load() && route != nil && len(*route) > 0 && (*route)[0].Addr.Addr() == ip
 	if helped {
 		s.stats.punchesHelped.Add(1)
 	}
@@ -268,17 +271,24 @@ func (p *peer) open() {
 		return
 	}
 	p.trace(Trace{Kind: TracePunch, Reason: "ours: opening sockets for the peer to find"})
-	defer p.s.finish(try, p)
+	defer p.s.finish(try, p, to[0].Addr())
+	earlier := p.exit.Load()
+	if earlier != nil {
+		p.exit.Store(&exit{addr: earlier.addr, conn: earlier.conn}) // gives way to the first hit
+	}
 	p.mu.Unlock()
-	p.holdOpen(to, moved)
+	conns := p.s.openExtra(to, p)
+	if earlier != nil { // the way once more, or closed with the others
+		conns = append(conns, earlier.conn)
+	}
+	p.holdOpen(conns, to, moved)
 	p.mu.Lock()
+	p.closeExtra(conns) // before another hit may be taken for the way
 }
 
 // holdOpen keeps the holes open until one of them is the way to the peer, or
 // the peer has had its time.
-func (p *peer) holdOpen(to []netip.AddrPort, moved int64) {
-	conns := p.s.openExtra(to, p)
-	defer func() { p.closeExtra(conns) }()
+func (p *peer) holdOpen(conns []*udp.Conn, to []netip.AddrPort, moved int64) {
 	if len(conns) < fewSockets {
 		p.s.log.Info("hard NAT not tried: too few sockets can be opened", "peer", p.key, "sockets", len(conns))
 		return
@@ -335,26 +345,21 @@ func (s *Socket) openExtra(to []netip.AddrPort, p *peer) []*udp.Conn {
 	return conns
 }
 
-// closeExtra closes all but the one that is the way to the peer.
+// closeExtra closes all but the one that is the way to the peer. The caller
+// holds p.mu.
 func (p *peer) closeExtra(conns []*udp.Conn) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	e := p.exit.Load()
-	select {
-	case <-p.gone:
-		e = nil
-	default:
-	}
-	if e != nil && p.machine.State(path.ID{Addr: e.addr}) != path.Valid {
-		e = nil
+	if e != nil {
+		st := p.machine.State(path.ID{Addr: e.addr})
+		if isClosed(p.gone) || st != path.Valid && st != path.Suspect {
+			p.exit.Store(nil)
+			e = nil
+		}
 	}
 	for _, c := range conns {
 		if e == nil || c != e.conn {
 			_ = c.Close()
 		}
-	}
-	if e == nil {
-		p.exit.Store(nil)
 	}
 }
 
@@ -461,7 +466,7 @@ func (p *peer) sendDirect(b []byte, to netip.AddrPort, segment int, ecn byte) er
 // beginProbing looks for the peer's holes, if it may be. The caller holds p.mu.
 func (p *peer) beginProbing(samples []uint16) {
 	ip := p.answeredFrom
-	if n := len(p.witnesses); n > 0 {
+	if n := len(p.witnesses); n > 0 && p.isAt(p.witnesses[n-1].ip) {
 		ip = p.witnesses[n-1].ip
 	}
 	if !p.isAt(ip) || !p.s.punchable(ip) {
@@ -487,7 +492,7 @@ func (p *peer) beginProbing(samples []uint16) {
 // probe sends to one port after another of the peer's NAT until the peer is
 // reached straight, at the pace of package punch.
 func (p *peer) probe(try *punch.Try, ip netip.Addr, samples []uint16, stop chan struct{}) {
-	defer p.s.finish(try, p)
+	defer p.s.finish(try, p, ip)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	clogged := make(chan struct{})

@@ -10,7 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/alkdev/alknet-p2p/transport/magic/disco"
+	"github.com/alkdev/alknet-p2p/transport/magic/path"
 	"github.com/alkdev/alknet-p2p/transport/magic/socket"
+	"github.com/alkdev/alknet-p2p/transport/magic/udp"
 	"github.com/alkdev/alknet-p2p/transport/relay"
 )
 
@@ -135,4 +137,111 @@ func TestPATH23OpensTowardsAttested(t *testing.T) {
 	require.Eventually(t, func() bool { call(); return a.Stats().PunchOpeners >= 16 }, 5*time.Second, 50*time.Millisecond)
 	require.EqualValues(t, 1, a.Stats().Punches)
 	require.Eventually(t, func() bool { return a.Stats().PunchOpeners == 256 }, 5*time.Second, 10*time.Millisecond, "unless few files may be open")
+}
+
+// answers answers the pings that come to c from where takes says, in the name of
+// the enemy, until c is closed. A ping of its own goes before the first answer to
+// each place, so that the other side knows whose they are.
+func (e *enemy) answers(c *udp.Conn, takes func(from netip.AddrPort) bool) (ended <-chan struct{}) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ms := []udp.Message{{Buf: make([]byte, 64<<10)}}
+		introduced := make(map[netip.AddrPort]bool)
+		for {
+			if _, err := c.ReadBatch(ms); err != nil {
+				return
+			}
+			m := ms[0]
+			if m.Segment > 0 {
+				m.N = m.Segment
+			}
+			_, msg, err := e.id.OpenDirect(m.Buf[:m.N])
+			ping, ok := msg.(disco.Ping)
+			if err != nil || !ok || !takes(m.From) {
+				continue
+			}
+			if !introduced[m.From] {
+				introduced[m.From] = true
+				_ = c.Write(e.introduction(), m.From, 0, 0)
+				continue
+			}
+			if b, err := e.id.SealDirect(nil, e.to, disco.Pong{TxID: ping.TxID, BootID: e.boot, Observed: m.From}); err == nil {
+				_ = c.Write(b, m.From, 0, 0)
+			}
+		}
+	}()
+	return done
+}
+
+// PATH-23: of the sockets of one try after another, one is left at most: that
+// which is the way to the peer.
+func TestPATH23NoSocketIsLeft(t *testing.T) {
+	a, e := easyAnd(t, nil)
+	a.SetNetwork(disco.Network{IPv4: disco.MappingDependent}, nil)
+	at := outsider(t)
+	var round, seen atomic.Int32
+	var now int32
+	met := make(map[netip.AddrPort]int32) // in which round first
+	ended := e.answers(at, func(from netip.AddrPort) bool {
+		if r := round.Load(); r != now {
+			now = r
+			seen.Store(0)
+		}
+		if from == a.UDPAddr() {
+			return false
+		}
+		in, known := met[from]
+		if !known {
+			in = now
+			met[from] = now
+			seen.Add(1)
+		}
+		return in == now // the holes of earlier rounds are gone
+	})
+	t.Cleanup(func() { _ = at.Close(); <-ended })
+	call := func() {
+		a.Receive(relayOne, e.key, relay.FrameDisco, 0, e.box(disco.CallMeMaybe{
+			TxID: disco.NewTxID(), BootID: e.boot, Addrs: []netip.AddrPort{at.LocalAddr()},
+			Network: disco.Network{IPv4: disco.MappingIndependent},
+		}))
+	}
+	call()
+	e.attested(a, relayOne, "127.0.0.1")
+	for r := range int32(3) {
+		require.Eventually(t, func() bool {
+			if a.Stats().Punches <= uint64(r) {
+				call() // a wait may have ended with the network
+			}
+			return a.Stats().Punches > uint64(r) && seen.Load() >= 200 && kindOf(a, e.key) == path.Direct && a.Extra() == 1
+		}, 10*time.Second, 50*time.Millisecond, "round %d", r+1)
+		time.Sleep(50 * time.Millisecond) // for what is still in the buffers of this machine
+		round.Store(r + 1)
+		a.NetworkChanged()
+	}
+}
+
+// PATH-23: who lets itself be reached elsewhere in the end does not get one search
+// after another of somebody's ports.
+func TestPATH23ReachedElsewhereIsNoHelp(t *testing.T) {
+	a, e := easyAnd(t, nil)
+	e.calls(a, 0)
+	e.attested(a, relayOne, "127.0.0.1")
+	e.calls(a, disco.PunchOpen)
+	require.EqualValues(t, 1, a.Stats().Punches)
+	c, err := udp.Listen("udp4", netip.MustParseAddrPort("127.0.0.2:0"))
+	if err != nil {
+		t.Skip("no second loopback address here")
+	}
+	ended := e.answers(c, func(netip.AddrPort) bool { return true })
+	t.Cleanup(func() { _ = c.Close(); <-ended })
+	require.NoError(t, c.Write(e.introduction(), a.UDPAddr(), 0, 0))
+	require.Eventually(t, func() bool { return kindOf(a, e.key) == path.Direct }, 5*time.Second, time.Millisecond)
+	// The slot is free again once the search has ended.
+	priv, _ := keyPair(10)
+	next := newEnemy(t, priv, e.to)
+	next.calls(a, 0)
+	next.attested(a, relayOne, "127.0.0.1")
+	require.Eventually(t, func() bool { next.calls(a, disco.PunchOpen); return a.Stats().Punches == 2 }, 5*time.Second, 10*time.Millisecond)
+	require.Zero(t, a.Stats().PunchesHelped)
 }

@@ -23,12 +23,13 @@ import (
 const (
 	minTCPPort          = 1024 // nobody makes us knock at well-known services
 	maxTCPUnproven      = 64   // accepted connections on which no box of a peer in use came
-	maxTCPUnprovenPerIP = 8
+	maxTCPUnprovenPerIP = 8    // of one source
 	proveTCPWithin      = 5 * time.Second
 	maxTCPPerPeer       = 4
 	maxTCPDials         = 64 // under way, in all
 	tcpDialsPerSecond   = 50
 	tcpTries            = 8                     // of one address of a peer, one after another
+	tcpKnocks           = 10                    // SYNs in them, the kernel's repetitions among those
 	tcpTry              = 50 * time.Millisecond // the shortest of them
 	tcpTryFor           = 5 * time.Second       // all of them
 	tcpPatience         = time.Second           // without a direct path, before TCP is tried unasked
@@ -48,7 +49,7 @@ type tcpPaths struct {
 
 	mu        sync.Mutex
 	conns     map[*tcpConn]struct{}
-	places    map[netip.Addr]int // unproven connections, by where they come from
+	places    map[netip.Addr]int // unproven connections, by source
 	placed    int
 	users     int // who need the listeners
 	listeners []*tcp.Listener
@@ -135,9 +136,10 @@ func (p *peer) askedTCP(m disco.CallMeMaybe) {
 		return
 	}
 	var addrs []netip.AddrPort
-	all := slices.Concat(m.Addrs, m.TCP)
+	all, perIP := slices.Concat(m.Addrs, m.TCP), make(map[netip.Addr]int)
 	for _, a := range m.TCP[:min(len(m.TCP), disco.MaxTCP)] {
-		if a.Port() < minTCPPort || !p.mayProbe(a, all) || !p.probeable(a) {
+		perIP[a.Addr()] += tcpKnocks
+		if perIP[a.Addr()] > maxProbesPerIP || a.Port() < minTCPPort || !p.mayProbe(a, all) || !p.probeable(a) {
 			p.s.stats.refusedAddrs.Add(1)
 			continue
 		}
@@ -372,7 +374,7 @@ func (t *tcpPaths) take(conn *tcp.Conn, p *peer) *tcpConn {
 func (t *tcpPaths) place(c *tcpConn, accepted bool) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	ip := c.id.Addr.Addr()
+	ip := source(c.id.Addr.Addr())
 	if isClosed(t.s.done) || accepted && (t.placed >= maxTCPUnproven || t.places[ip] >= maxTCPUnprovenPerIP) {
 		return false
 	}
@@ -392,7 +394,7 @@ func (t *tcpPaths) release(c *tcpConn) {
 	}
 	c.placed = false
 	t.placed--
-	ip := c.id.Addr.Addr()
+	ip := source(c.id.Addr.Addr())
 	if t.places[ip]--; t.places[ip] == 0 {
 		delete(t.places, ip)
 	}

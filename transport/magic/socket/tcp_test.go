@@ -364,6 +364,25 @@ func TestPATH14TCPDialsAreFew(t *testing.T) {
 	require.Positive(t, a.Stats().TCPDials)
 }
 
+// PATH-14: 24 probes to one IP for each list: two ports, each knocked at ten times
+// at most.
+func TestPATH14PortsOfOneIPByTCP(t *testing.T) {
+	w := newWire(t)
+	a, aKey, _ := w.blocked(t, 1, true)
+	priv, key := keyPair(9)
+	_, release, err := a.Dial(key)
+	require.NoError(t, err)
+	defer release()
+	e := newEnemy(t, priv, aKey)
+	m := disco.CallMeMaybe{TxID: disco.NewTxID(), BootID: e.boot}
+	for j := range disco.MaxTCP {
+		m.TCP = append(m.TCP, netip.AddrPortFrom(netip.MustParseAddr("127.1.0.1"), uint16(2000+j)))
+	}
+	a.Receive(relayOne, key, relay.FrameDisco, 0, e.box(e.ping()))
+	a.Receive(relayOne, key, relay.FrameDisco, 0, e.box(m))
+	require.EqualValues(t, disco.MaxTCP-2, a.Stats().RefusedAddrs)
+}
+
 // Close ends tries, listeners and connections, whatever they are at.
 func TestPATH20CloseEndsEverything(t *testing.T) {
 	a, to, es := listening(t, 9)
