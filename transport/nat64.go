@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	nat64Again   = 2 * time.Second // after no answer, doubling
+	nat64Again   = time.Second // after no answer, doubling
 	nat64Longest = time.Minute
 	nat64Renew   = 30 * time.Minute // after an answer, as DNS64s forget theirs
 )

@@ -54,8 +54,8 @@ type Peer struct {
 	// IPv6 adds IPv6 behind a stateful firewall. Not for CGNAT.
 	IPv6 bool
 	// NAT64 lets a host of kind IPv6Firewalled reach IPv4 by its router, which
-	// translates (see NAT64Prefix), and whose DNS says so to programs of
-	// Host.Command (RFC 7050). It stays with the router's LAN it was made for.
+	// translates (see NAT64Prefix), and whose DNS says so (RFC 7050) to programs
+	// of Host.Command that began while the host was in such a network.
 	NAT64 bool
 	// NoIPv4 and NoIPv6 leave a host of kind None, which has both, with one.
 	NoIPv4, NoIPv6 bool
