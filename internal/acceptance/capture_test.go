@@ -27,9 +27,10 @@ type capture struct {
 	seen map[netip.Addr]int // valid after done
 }
 
-func newCapture(t *testing.T, host *natlab.Host) *capture {
+// tapInto opens a socket that gets every packet of a host's interface, and is
+// closed when the test ends.
+func tapInto(t *testing.T, host *natlab.Host) (file *os.File) {
 	t.Helper()
-	c := &capture{t: t, host: host, done: make(chan struct{}), seen: make(map[netip.Addr]int)}
 	require.NoError(t, host.Do(func() error {
 		eth0, err := net.InterfaceByName("eth0")
 		if err != nil {
@@ -40,13 +41,23 @@ func newCapture(t *testing.T, host *natlab.Host) *capture {
 		if err != nil {
 			return err
 		}
-		c.file = os.NewFile(uintptr(fd), "capture")
+		file = os.NewFile(uintptr(fd), "packets")
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20); err != nil {
+			return err
+		}
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1); err != nil {
 			return err
 		}
 		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: every, Ifindex: eth0.Index})
 	}))
-	t.Cleanup(func() { _ = c.file.Close() })
+	t.Cleanup(func() { _ = file.Close() })
+	return file
+}
+
+func newCapture(t *testing.T, host *natlab.Host) *capture {
+	t.Helper()
+	c := &capture{t: t, host: host, done: make(chan struct{}), seen: make(map[netip.Addr]int)}
+	c.file = tapInto(t, host)
 	go func() {
 		defer close(c.done)
 		b := make([]byte, 1<<16)

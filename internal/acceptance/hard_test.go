@@ -4,7 +4,6 @@ package acceptance
 
 import (
 	byteorder "encoding/binary"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -37,26 +36,7 @@ type udpSent struct {
 func newTap(t *testing.T, host *natlab.Host) *tap {
 	t.Helper()
 	p := &tap{t: t, done: make(chan struct{})}
-	require.NoError(t, host.Do(func() error {
-		eth0, err := net.InterfaceByName("eth0")
-		if err != nil {
-			return err
-		}
-		every := byteorder.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL}) // in network order
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(every))
-		if err != nil {
-			return err
-		}
-		p.file = os.NewFile(uintptr(fd), "tap")
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20); err != nil {
-			return err
-		}
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1); err != nil {
-			return err
-		}
-		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: every, Ifindex: eth0.Index})
-	}))
-	t.Cleanup(func() { _ = p.file.Close() })
+	p.file = tapInto(t, host)
 	raw, err := p.file.SyscallConn()
 	require.NoError(t, err)
 	go func() {

@@ -3,6 +3,7 @@ package socket_test
 import (
 	"context"
 	"net/netip"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -231,7 +232,8 @@ func TestPATH23ReachedElsewhereIsNoHelp(t *testing.T) {
 	require.EqualValues(t, 1, a.Stats().Punches)
 	c, err := udp.Listen("udp4", netip.MustParseAddrPort("127.0.0.2:0"))
 	if err != nil {
-		t.Skip("no second loopback address here")
+		require.NotEqual(t, "linux", runtime.GOOS, err)
+		t.Skip("this system has one loopback address only")
 	}
 	ended := e.answers(c, func(netip.AddrPort) bool { return true })
 	t.Cleanup(func() { _ = c.Close(); <-ended })
