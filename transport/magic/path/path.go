@@ -320,16 +320,14 @@ func (m *Machine) Tick(now time.Time, act Activity) time.Time {
 			}
 			if e == m.best && !act.Unanswered.IsZero() {
 				half := act.Unanswered.Add(e.limit() / 2)
-				switch {
-				case now.Before(half):
+				if now.Before(half) {
 					sooner(half)
-				case e.pinged.Before(act.Unanswered):
-					m.ping(now, e)
-					if r := m.runnerUp(); r != nil { // in time to know whether it works
-						m.ping(now, r)
+				} else {
+					for _, r := range append([]*entry{e}, m.spares()...) { // these in time to know whether they work
+						if r.pinged.Before(act.Unanswered) {
+							m.ping(now, r)
+						}
 					}
-					sooner(now.Add(e.limit() / 2))
-				default:
 					sooner(e.pinged.Add(e.limit() / 2))
 				}
 			}
@@ -413,7 +411,7 @@ func (m *Machine) Doubt(now time.Time, via ID) {
 	if b.id.Kind() == Relayed {
 		rarest = maxDoubtRelay
 	}
-	if m.doubts > 1 && now.Sub(m.doubted) < min(doubtAgain<<min(m.doubts-2, 8), rarest) {
+	if m.doubts > 1 && now.Sub(m.doubted) < min(doubtAgain<<min(m.doubts-2, 8), rarest) && !m.opened(via) {
 		return
 	}
 	m.doubt, m.doubted, m.doubtVia = now, now, via
@@ -425,6 +423,17 @@ func (m *Machine) Doubt(now time.Time, via ID) {
 		m.ping(now, e)
 	}
 }
+
+// opened tells whether the peer answers at an address at which it did not at the
+// last doubt: it may have moved there, whatever came of that one.
+func (m *Machine) opened(via ID) bool {
+	e := m.find(via)
+	return e != nil && e.id.Kind() == Direct && e.state == Valid && e.since.After(m.doubted)
+}
+
+// Moved says that the peer names other addresses than before: that doubts proved
+// unfounded where it was says nothing about the next one.
+func (m *Machine) Moved() { m.doubts = 0 }
 
 // Route is the ways data goes now: the best path; a suspect one and the next
 // best beside it; or, while none has answered, every candidate there is.
@@ -624,6 +633,31 @@ func (m *Machine) runnerUp() *entry {
 	return nil
 }
 
+// spares are the paths that data goes over next, those that answer: the
+// runner-up and, where that goes straight as well and may fail with the best one,
+// a relayed one. A link to a relay that has died is known to be so only once
+// something was sent over it.
+func (m *Machine) spares() []*entry {
+	r := m.runnerUp()
+	if r == nil {
+		return nil
+	}
+	if o := m.relayed(); o != nil && o != r && o != m.best {
+		return []*entry{r, o}
+	}
+	return []*entry{r}
+}
+
+// relayed is the best relayed path that answers.
+func (m *Machine) relayed() *entry {
+	for _, e := range m.ranked() {
+		if e.state == Valid && e.id.Kind() == Relayed {
+			return e
+		}
+	}
+	return nil
+}
+
 // compare counts how often in a row a path beat the best one by enough.
 func (m *Machine) compare(e *entry) {
 	if m.best == nil || e == m.best || e.id.rank() != m.best.id.rank() {
@@ -657,7 +691,13 @@ func (m *Machine) choose(now time.Time) {
 			return
 		}
 	}
+	failed := m.best != nil && m.best.state == Suspect
 	m.best, m.selected, m.doubt, m.doubts = top, now, time.Time{}, 0
+	if o := m.relayed(); failed && o != nil && top.id.Kind() == Direct {
+		// What made one straight path fail may do so to another one. Data goes over
+		// the relay as well until this one answers what is asked from now on.
+		m.doubt, m.doubtVia = now, o.id
+	}
 	for _, e := range m.paths {
 		e.better = 0
 	}
@@ -667,10 +707,11 @@ func (m *Machine) choose(now time.Time) {
 // successor is the path of the same kind to go over to from one that is in doubt:
 // it answered what was sent after the doubt began, and the best path did not in
 // its time. A peer that has moved answers at another address, and no more at the
-// one before (PATH-18).
+// one before (PATH-18). Where answers used to vary, twice the round trip is time
+// enough, since the other one had no more.
 func (m *Machine) successor(now time.Time) *entry {
 	b := m.best
-	if b == nil || b.state != Valid || m.doubt.IsZero() || now.Sub(m.doubt) < b.rtt+4*b.dev+late {
+	if b == nil || b.state != Valid || m.doubt.IsZero() || now.Sub(m.doubt) < b.rtt+min(4*b.dev, b.rtt)+late {
 		return nil
 	}
 	for _, e := range m.ranked() {
