@@ -29,6 +29,7 @@ import (
 	"github.com/alkdev/alknet-p2p/transport/magic/disco"
 	"github.com/alkdev/alknet-p2p/transport/magic/path"
 	"github.com/alkdev/alknet-p2p/transport/magic/punch"
+	"github.com/alkdev/alknet-p2p/transport/magic/tcp"
 	"github.com/alkdev/alknet-p2p/transport/magic/udp"
 	"github.com/alkdev/alknet-p2p/transport/relay"
 )
@@ -88,6 +89,9 @@ type Config struct {
 	// TCP lets peers be reached over TCP from the ports of UDP, both numbers
 	// alike, where UDP does not get through (PATH-20); see [Socket.SetTCP].
 	TCP bool
+	// DialWeb opens a connection to a peer's port 443, to look like the web's; nil
+	// when none is dialled (PATH-20).
+	DialWeb func(ctx context.Context, to netip.AddrPort) (tcp.Carrier, error)
 	// Loopback lets loopback addresses be candidates.
 	Loopback bool
 	// Refresh, when set, is told that a peer with a connection has no path
