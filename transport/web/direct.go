@@ -97,7 +97,7 @@ func readUpgrade(c io.Reader) error {
 func Upgrade(take func(*Direct)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if take == nil || r.TLS == nil || r.Method != http.MethodGet || r.ProtoMajor != 1 || r.ContentLength != 0 ||
-			!strings.EqualFold(r.Header.Get("Connection"), "Upgrade") || !strings.EqualFold(r.Header.Get("Upgrade"), packets) {
+			!strings.Contains(strings.ToLower(r.Header.Get("Connection")), "upgrade") || !strings.EqualFold(r.Header.Get("Upgrade"), packets) {
 			http.NotFound(w, r)
 			return
 		}

@@ -338,16 +338,22 @@ func (s *Socket) Dial(k relay.Key) (addr *net.UDPAddr, release func(), err error
 // Pin keeps a peer that has a QUIC connection; it fails for an address the
 // socket never gave out.
 func (s *Socket) Pin(addr net.Addr) (k relay.Key, release func(), err error) {
+	p, err := s.pinVirtual(addr)
+	if err != nil {
+		return relay.Key{}, nil, fmt.Errorf("magic socket: %w", err)
+	}
+	p.wake() // more is done for a path to it from now on
+	return p.key, p.unpin, nil
+}
+
+func (s *Socket) pinVirtual(addr net.Addr) (*peer, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.byVirtual(addr)
 	if p == nil {
-		return relay.Key{}, nil, errors.New("magic socket: unknown peer address")
+		return nil, errors.New("unknown peer address")
 	}
-	if err := p.pin(); err != nil {
-		return relay.Key{}, nil, fmt.Errorf("magic socket: %w", err)
-	}
-	return p.key, p.unpin, nil
+	return p, p.pin()
 }
 
 // AddRelay names a relay over which the peer may be reached and waits until a

@@ -31,7 +31,9 @@ const (
 	tcpDialsPerSecond   = 50
 	tcpTries            = 8                     // of one address of a peer, one after another
 	tcpKnocks           = 10                    // SYNs in them, the kernel's repetitions among those
-	webKnocks           = 3                     // SYNs of the one try at webPort
+	webTries            = 3                     // of one address at webPort, as long as it refuses
+	webAgain            = time.Second           // between them
+	webKnocks           = 4                     // SYNs in them
 	maxWebAccepted      = 128                   // open at a time: libp2p counts them as handshakes
 	tcpTry              = 50 * time.Millisecond // the shortest of them
 	tcpTryFor           = 5 * time.Second       // all of them
@@ -81,6 +83,7 @@ type tcpWays struct {
 	conns   atomic.Pointer[[]*tcpConn]
 	theirs  []netip.AddrPort // where it takes TCP, those we may dial
 	noUDP   bool             // it says that UDP does not get through
+	boot    disco.BootID     // of its node, when it said so
 	lacking time.Time        // since when there is no direct path
 	trying  chan struct{}    // tells tries under way that theirs changed; nil without
 	tried   time.Time
@@ -157,8 +160,8 @@ func (p *peer) askedTCP(m disco.CallMeMaybe) {
 	}
 	w := &p.tcp
 	known := !slices.ContainsFunc(addrs, func(a netip.AddrPort) bool { return !slices.Contains(w.theirs, a) })
-	same := known && w.noUDP == m.Network.NoUDP
-	w.noUDP, w.theirs = m.Network.NoUDP, addrs
+	same := known && w.noUDP == m.Network.NoUDP && w.boot == m.BootID
+	w.noUDP, w.theirs, w.boot = m.Network.NoUDP, addrs, m.BootID
 	if same {
 		return
 	}
@@ -206,19 +209,20 @@ func (p *peer) considerTCP(now time.Time) {
 }
 
 // tryTCP listens, and dials the peer's addresses, until there is a direct path
-// or it took too long. The peer does the same at this moment. News of addresses
-// adds tries and ends none: a SYN whose socket is gone when it is answered
-// leaves the NATs in a state in which no other gets through.
+// that is better than one by port 443, or it took too long. The peer does the
+// same at this moment. News of addresses adds tries and ends none: a SYN whose
+// socket is gone when it is answered leaves the NATs in a state in which no other
+// gets through.
 func (p *peer) tryTCP(news <-chan struct{}, window time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), tcpTryFor)
 	p.s.tcp.listen()
 	var dials sync.WaitGroup
 	tried := make(map[netip.AddrPort]bool)
-	for going := true; going && !p.direct.Load(); {
+	for going := true; going && !p.straight(); {
 		p.mu.Lock()
 		changed, theirs := p.changed, p.tcp.theirs
 		p.mu.Unlock()
-		if p.direct.Load() {
+		if p.straight() {
 			break
 		}
 		for _, a := range theirs {
@@ -252,6 +256,12 @@ func (p *peer) tryTCP(news <-chan struct{}, window time.Duration) {
 	}
 	p.mu.Unlock()
 	p.wake()
+}
+
+// straight tells that there is a direct path, and a better one than by port 443.
+func (p *peer) straight() bool {
+	route := p.route.Load()
+	return p.direct.Load() && (route == nil || len(*route) == 0 || !(*route)[0].Web)
 }
 
 // dialTCP dials one address of the peer again and again: a SYN that meets a NAT

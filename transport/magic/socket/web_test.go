@@ -143,3 +143,11 @@ func TestPATH14UnprovenAtPort443(t *testing.T) {
 	require.EqualValues(t, 100-64, a.Stats().TCPRefused)
 	require.Eventually(t, func() bool { return open(t, conns) == 0 }, 10*time.Second, 100*time.Millisecond)
 }
+
+// PATH-14: nor are those that proved whose they are any number, since libp2p holds
+// each for one whose handshake goes on.
+func TestPATH14ConnectionsAtPort443AreBounded(t *testing.T) {
+	w := newWire(t)
+	a, _, _ := w.open(t, 1, withTCP)
+	require.Equal(t, 128, a.PlaceWeb(200))
+}
