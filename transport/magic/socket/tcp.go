@@ -166,6 +166,11 @@ func (p *peer) askedTCP(m disco.CallMeMaybe) {
 		return
 	}
 	w.tried, w.vain = time.Time{}, 0
+	for _, c := range p.tcpConns() { // perhaps it knows only now whose they are
+		if p.machine.State(c.id) == path.Probing {
+			p.machine.Found(p.s.time(p.s.now()), c.id, true)
+		}
+	}
 	select {
 	case w.trying <- struct{}{}:
 	default: // it knows, or there are none
