@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -81,6 +82,32 @@ func TestPATH20CutPort443IsReplaced(t *testing.T) {
 		reaches(t, a, bKey, b, "\x40x")
 		return overWeb(a, bKey) && overWeb(b, aKey)
 	}, 10*time.Second, 10*time.Millisecond)
+}
+
+// PATH-20: a peer's port 443 that refuses may be that of a node which is starting:
+// it is dialled again, a second later and twice at most.
+func TestPATH20Port443ThatRefuses(t *testing.T) {
+	var dialled atomic.Int32
+	w := newWire(t)
+	a, aKey, _ := w.open(t, 1, func(c *socket.Config) {
+		c.TCP = true
+		c.DialWeb = func(context.Context, netip.AddrPort) (tcp.Carrier, error) {
+			dialled.Add(1)
+			return nil, fmt.Errorf("dial: %w", syscall.ECONNREFUSED)
+		}
+	})
+	a.SetAddrs([]netip.AddrPort{nowhere})
+	a.SetTCP(nil, true)
+	priv, key := keyPair(9)
+	_, release, err := a.Dial(key)
+	require.NoError(t, err)
+	t.Cleanup(release)
+	e := newEnemy(t, priv, aKey)
+	a.Receive(relayOne, key, relay.FrameDisco, 0, e.box(e.ping()))
+	a.Receive(relayOne, key, relay.FrameDisco, 0, e.box(disco.CallMeMaybe{TxID: disco.NewTxID(), BootID: e.boot, TCP: []netip.AddrPort{web443}}))
+	require.Eventually(t, func() bool { return dialled.Load() == 3 }, 5*time.Second, 10*time.Millisecond)
+	time.Sleep(1200 * time.Millisecond)
+	require.EqualValues(t, 3, dialled.Load())
 }
 
 // PATH-14: whoever names port 443 of a victim makes this node ask there once in
