@@ -557,7 +557,7 @@ func (s *Socket) receiveDisco(via, from relay.Key, payload []byte) {
 		p.prove(via)
 		p.sendDisco(id, disco.Pong{TxID: m.TxID, BootID: s.boot})
 		now := s.now()
-		if since := p.unanswered.Load(); since != 0 && now-since > p.quiet.Load()/4 {
+		if since := p.unanswered.Load(); since != 0 && now-since > min(p.quiet.Load()/4, p.missed.Load()) {
 			p.cameOver(id) // it asks there since it misses something, as we do
 		}
 		if p.heard(id, false, now) {
