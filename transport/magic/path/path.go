@@ -345,8 +345,12 @@ func (m *Machine) Tick(now time.Time, act Activity) time.Time {
 				case e.pinged.Before(act.Unanswered):
 					m.ping(now, e)
 					e.asked = now
-					if r := m.runnerUp(); r != nil { // in time to know whether it works
+					r, f := m.runnerUp(), m.fallback()
+					if r != nil { // in time to know whether it works
 						m.ping(now, r)
+					}
+					if f != nil && f != r { // and for the peer to know
+						m.ping(now, f)
 					}
 					sooner(now.Add(e.limit() / 2))
 				default:
@@ -476,7 +480,7 @@ func (m *Machine) expected() time.Time {
 // reason than the best, a direct one.
 func (m *Machine) fallback() *entry {
 	for _, e := range m.ranked() {
-		if e.state == Valid && e.id.Kind() == Relayed {
+		if e != m.best && e.state == Valid && e.id.Kind() == Relayed {
 			return e
 		}
 	}
@@ -738,7 +742,13 @@ func (m *Machine) choose(now time.Time) {
 			return
 		}
 	}
+	failed := m.best != nil && m.best.state == Suspect && !m.best.since.Before(top.answered)
 	m.best, m.selected, m.doubt, m.doubts = top, now, time.Time{}, 0
+	// What ended one direct path may well have ended the other: data goes over the
+	// relay too until it answers (PATH-18).
+	if f := m.fallback(); failed && f != nil && top.id.Kind() == Direct {
+		m.doubt, m.doubted, m.doubtVia = now, now, f.id
+	}
 	for _, e := range m.paths {
 		e.better = 0
 	}
