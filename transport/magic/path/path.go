@@ -42,6 +42,7 @@ type ID struct {
 	Relay [32]byte       // public key of the forwarding relay
 	Addr  netip.AddrPort // address of the peer itself
 	TCP   bool           // a connection to Addr, not datagrams (PATH-20)
+	Web   bool           // of those, one that looks like the web's: TLS and HTTP (PATH-31)
 }
 
 // Kind tells which field of the ID is set.
@@ -59,16 +60,18 @@ func (id ID) rank() int {
 	switch {
 	case id.Kind() == Relayed:
 		return 0
-	case id.TCP:
+	case id.Web:
 		return 1
-	default:
+	case id.TCP:
 		return 2
+	default:
+		return 3
 	}
 }
 
 // knocked tells whether pings may open the path: those to an address that NATs
 // guard.
-func (id ID) knocked() bool { return id.rank() == 2 }
+func (id ID) knocked() bool { return id.rank() == 3 }
 
 // State is how far a path can be trusted (PATH-15).
 type State uint8

@@ -332,7 +332,7 @@ func (p *peer) pong(id path.ID, m disco.Pong) bool {
 	delete(p.pending, m.TxID)
 	if id.Kind() == path.Relayed {
 		p.proveLocked(id.Relay)
-	} else {
+	} else if !id.Web { // that may be a proxy's
 		p.answeredFrom = id.Addr.Addr()
 	}
 	at := p.s.now()
