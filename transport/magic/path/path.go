@@ -768,12 +768,12 @@ func (m *Machine) choose(now time.Time) {
 			return
 		}
 	}
-	failed := m.best != nil && m.best.state == Suspect
+	failed := m.best != nil && m.best.state == Suspect && !m.best.since.Before(top.answered)
 	m.best, m.selected, m.doubt, m.doubts = top, now, time.Time{}, 0
-	if o := m.fallback(); failed && o != nil && top.id.Kind() == Direct {
-		// What made one straight path fail may do so to another one. Data goes over
-		// the relay as well until this one answers what is asked from now on.
-		m.doubt, m.doubtVia = now, o.id
+	// What ended one direct path may well have ended the other: data goes over the
+	// relay too until it answers (PATH-18).
+	if f := m.fallback(); failed && f != nil && top.id.Kind() == Direct {
+		m.doubt, m.doubted, m.doubtVia = now, now, f.id
 	}
 	for _, e := range m.paths {
 		e.better = 0
