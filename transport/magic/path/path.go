@@ -504,8 +504,13 @@ func (m *Machine) Route() []ID {
 	if m.best != nil && m.best.state == Valid {
 		ids := []ID{m.best.id}
 		if !m.doubt.IsZero() {
-			if e := m.find(m.doubtVia); e != nil && (e.state == Valid || e.state == Suspect) {
-				return append(ids, e.id)
+			e := m.find(m.doubtVia)
+			if e != nil && (e.state == Valid || e.state == Suspect) {
+				ids = append(ids, e.id)
+				// What comes straight need not get there straight.
+				if f := m.fallback(); f != nil && e.id.Kind() == Direct {
+					ids = append(ids, f.id)
+				}
 			}
 		}
 		return ids
