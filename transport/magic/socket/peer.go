@@ -101,25 +101,26 @@ type ring struct {
 	kept [replayLen]struct {
 		data [MaxPacket]byte
 		n    int
+		ecn  byte
 		at   int64
 	}
 }
 
-func (r *ring) keep(b []byte, now int64) {
+func (r *ring) keep(b []byte, ecn byte, now int64) {
 	r.mu.Lock()
 	e := &r.kept[r.next]
 	r.next = (r.next + 1) % replayLen
-	e.n, e.at = copy(e.data[:], b), now
+	e.n, e.ecn, e.at = copy(e.data[:], b), ecn, now
 	r.mu.Unlock()
 }
 
 // each calls f for every packet younger than replayFor, the oldest first.
-func (r *ring) each(now int64, f func(b []byte)) {
+func (r *ring) each(now int64, f func(b []byte, ecn byte)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i := range replayLen {
 		if e := &r.kept[(r.next+i)%replayLen]; e.n > 0 && time.Duration(now-e.at) < replayFor {
-			f(e.data[:e.n])
+			f(e.data[:e.n], e.ecn)
 		}
 	}
 }
@@ -261,7 +262,7 @@ func (p *peer) send(b []byte, segment int, ecn byte) {
 	// Of a long train only the end may still be wanted.
 	for tail := b[max(0, (len(b)-1)/segment+1-replayLen)*segment:]; len(tail) > 0; {
 		n := min(segment, len(tail))
-		p.recent.keep(tail[:n], now)
+		p.recent.keep(tail[:n], ecn, now)
 		tail = tail[n:]
 	}
 	route := p.route.Load()
@@ -472,7 +473,9 @@ func (p *peer) takeFrom() {
 }
 
 // replay sends the last packets over paths that were not in use when they were
-// sent. Those that came before count once: QUIC knows its packets.
+// sent, with their ECN marks: QUIC that is told of fewer marks than it sent does
+// without them for the rest of the connection. Packets that came before count
+// once: QUIC knows them.
 func (p *peer) replay(old *[]path.ID, route []path.ID, now int64) {
 	for _, id := range route {
 		if old == nil || !slices.Contains(*old, id) {
@@ -482,7 +485,7 @@ func (p *peer) replay(old *[]path.ID, route []path.ID, now int64) {
 }
 
 func (p *peer) replayOver(id path.ID, now int64) {
-	p.recent.each(now, func(b []byte) { p.sendOver(id, b, len(b), 0) })
+	p.recent.each(now, func(b []byte, ecn byte) { p.sendOver(id, b, len(b), ecn) })
 }
 
 // ping asks a path for the machine. The caller holds p.mu.
