@@ -38,6 +38,10 @@ type Config struct {
 	// kept in CacheDir; a relay on TCP port 443 too, where it may, with WebSocket
 	// below TLS. Nothing when empty but not nil.
 	Listen []string
+	// Listen443 listens on TCP port 443 as well, as a relay does: peers whose
+	// networks let nothing else out have direct paths then. Not to get the port is
+	// an error of Start.
+	Listen443 bool
 	// Relay makes this node a relay, bootstrap node and DHT server.
 	Relay *RelayConfig
 	// PublishAddrs puts this node's public addresses into its address record,
@@ -53,7 +57,8 @@ type Config struct {
 	// when they dial it over a relay; with others the path stays relayed.
 	DiscloseKnown bool
 	// External are UDP addresses under which this node is known to be reachable
-	// from outside, such as a forwarded port; beside those that are found.
+	// from outside, such as a forwarded port; beside those that are found. Port 443
+	// is that of TCP, see Listen443.
 	External []netip.AddrPort
 	// Port is the UDP port of direct paths; the default is chosen once and kept
 	// in CacheDir.
@@ -123,7 +128,7 @@ type RelayConfig struct {
 // transport translates the part that concerns the host.
 func (c *Config) transport(a *access) (transport.Config, error) {
 	t := transport.Config{
-		Key: c.Key, Generation: c.Generation, HandOvers: c.HandOvers, Network: c.Network, Listen: c.Listen,
+		Key: c.Key, Generation: c.Generation, HandOvers: c.HandOvers, Network: c.Network, Listen: c.Listen, Listen443: c.Listen443,
 		PublishAddrs: c.PublishAddrs, HideIP: c.HideIP, NoRelays: c.NoRelays, DiscloseKnown: c.DiscloseKnown,
 		Stranger: a.isStranger, ConnsPerSource: a.connsPerSource,
 		External: c.External, Port: c.Port, Proxy: c.Proxy, Known: knownTo(c.Peers), CacheDir: c.CacheDir, NoMDNS: c.NoMDNS, NoPortMapping: c.NoPortMapping, Logger: c.Logger,

@@ -33,6 +33,10 @@ type Config struct {
 	// kept in CacheDir; a relay on TCP port 443 too, where it may, with WebSocket
 	// below TLS (…/tcp/443/tls/ws). Nothing when empty but not nil.
 	Listen []string
+	// Listen443 listens on TCP port 443 as well, as a relay does: peers whose
+	// networks let nothing else out have direct paths then. Not to get the port is
+	// an error.
+	Listen443 bool
 	// Join are tickets of nodes to enter the network by.
 	Join []*discovery.Ticket
 	// Relay makes this node a relay, bootstrap node and DHT server; nil for an
@@ -67,7 +71,7 @@ type Config struct {
 	ConnsPerSource func() int
 	// External are addresses under which this node's direct paths are known to
 	// be reachable from outside, such as a forwarded port; beside those that
-	// are found.
+	// are found. Port 443 is that of TCP.
 	External []netip.AddrPort
 	// Port is the UDP port of the direct paths; the default is chosen once and
 	// kept in CacheDir.
@@ -123,7 +127,7 @@ func (c *Config) prepare() ([]ma.Multiaddr, error) {
 		return nil, fmt.Errorf("config: Network: %w", err)
 	}
 	if c.HideIP {
-		if c.Relay != nil || c.PublishAddrs || c.NoRelays {
+		if c.Relay != nil || c.PublishAddrs || c.NoRelays || c.Listen443 {
 			return nil, errors.New("config: HideIP: a relay, and a node that is dialled straight, cannot hide its address")
 		}
 		c.Listen, c.NoMDNS, c.External = []string{}, true, nil

@@ -37,7 +37,7 @@ const (
 type Check struct {
 	// Name says what was looked at: relay, clock, dns, proxy, udp4, udp6, tcp4, tcp6,
 	// tcp443, quic4, quic6, mapping4, mapping6, filtering4, filtering6, hairpin4,
-	// lifetime4, nat64, port-mapping.
+	// lifetime4, nat64, listen443, port-mapping.
 	Name string
 	// Relay is whom the finding is about, "" when about this node alone.
 	Relay peer.ID
@@ -450,6 +450,9 @@ func (d *doctor) report() []Check {
 		}
 	}
 	out = append(out, d.h.nat64.check())
+	if d.h.certs != nil {
+		out = append(out, d.h.checkListen443())
+	}
 	out = append(out, d.nat()...)
 	if d.lifetime != nil {
 		out = append(out, *d.lifetime)

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -67,8 +68,12 @@ func (g *gater) InterceptPeerDial(peer.ID) bool { return true }
 // InterceptAddrDial allows everything.
 func (g *gater) InterceptAddrDial(peer.ID, ma.Multiaddr) bool { return true }
 
-// InterceptAccept counts what comes straight, before its handshake.
+// InterceptAccept counts what comes straight, before its handshake. It is also the
+// last to see the TCP connection itself of what TLS and HTTP will wrap (PATH-26).
 func (g *gater) InterceptAccept(c network.ConnMultiaddrs) bool {
+	if nc, ok := c.(net.Conn); ok {
+		limitUnsent(nc)
+	}
 	remote := c.RemoteMultiaddr()
 	if magic.IsAddr(remote) || isCircuit(remote) {
 		return true // whose it is, is known after the handshake

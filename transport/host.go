@@ -75,7 +75,8 @@ type Host struct {
 	server *relay.Server // nil unless a relay
 	gater  *gater
 	dialer *web.Dialer       // of TCP connections
-	certs  *web.Certificates // nil unless a relay
+	certs  *web.Certificates // nil unless a relay, or on port 443
+	web    atomic.Pointer[webPorts]
 
 	monitor    *netmon.Monitor
 	mapper     atomic.Pointer[portmap.Mapper] // nil when no router is asked
@@ -160,6 +161,7 @@ func (h *Host) Start(ctx context.Context) (err error) {
 	if err := h.bind(); err != nil {
 		return err
 	}
+	h.noteWeb()
 	return h.enter(ctx)
 }
 
@@ -185,7 +187,7 @@ func (h *Host) engine() (err error) {
 	h.udp = h.openUDP()
 	if h.socket, err = socket.New(socket.Config{
 		Key: h.cfg.Key, Relays: h.links, UDP: h.udp, Homes: h.links.homeKeys, Other: h.reflectors.answer,
-		Known: h.cfg.Known, Disclose: h.disclose, Loopback: loopbackOnly(h.listen), TCP: true,
+		Known: h.cfg.Known, Disclose: h.disclose, Loopback: loopbackOnly(h.listen), TCP: true, DialWeb: h.dialWeb,
 		Events: h.pathChanged, Trace: h.traced, Refresh: h.refresh, Reflects: h.reflectors.reflects, Logger: h.log,
 	}); err != nil {
 		return err
@@ -252,7 +254,7 @@ func (h *Host) build() error {
 			return web.NewTCP(h.dialer, u, r, shared)
 		}),
 		libp2p.Transport(func(u transport.Upgrader, r network.ResourceManager, shared *tcpreuse.ConnMgr) (*web.WebSocket, error) {
-			return web.NewWebSocket(h.dialer, h.webTLS(), u, r, shared)
+			return web.NewWebSocket(h.dialer, h.webTLS(), web.Upgrade(h.takeWeb), u, r, shared)
 		}),
 		libp2p.ShareTCPListener(),
 		libp2p.Security(libp2ptls.ID, promptTLS),

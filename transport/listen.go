@@ -36,15 +36,20 @@ func (h *Host) bind() error {
 				return fmt.Errorf("%w on %s: %w", ErrBind, a, err)
 			}
 		}
-		return nil
+	} else if err := h.bindDefault(); err != nil {
+		return err
 	}
-	if h.cfg.Relay != nil {
-		if err := h.bindPort(RelayPort); err != nil {
-			return err
-		}
+	if h.cfg.Listen443 || h.cfg.Relay != nil && h.cfg.Listen == nil {
 		return h.bindWeb()
 	}
-	var err error
+	return nil
+}
+
+// bindDefault listens on a relay's port, or on the one this node had before.
+func (h *Host) bindDefault() (err error) {
+	if h.cfg.Relay != nil {
+		return h.bindPort(RelayPort)
+	}
 	port := h.savedPort()
 	for range portTries {
 		if port == 0 {

@@ -17,8 +17,8 @@ import (
 )
 
 // prompt is a security transport that limits what waits in the kernel on the
-// connections it secures. Dialled and accepted ones alike pass here, and
-// nowhere else before they are wrapped.
+// connections that were dialled, which pass nowhere else before they are wrapped.
+// The gater does that for accepted ones.
 type prompt struct{ sec.SecureTransport }
 
 func promptTLS(id protocol.ID, key crypto.PrivKey, muxers []tptu.StreamMuxer) (prompt, error) {
@@ -31,20 +31,14 @@ func promptNoise(id protocol.ID, key crypto.PrivKey, muxers []tptu.StreamMuxer) 
 	return prompt{t}, err
 }
 
-// SecureInbound implements sec.SecureTransport.
-func (p prompt) SecureInbound(ctx context.Context, insecure net.Conn, id peer.ID) (sec.SecureConn, error) {
-	limitUnsent(insecure)
-	return p.SecureTransport.SecureInbound(ctx, insecure, id)
-}
-
 // SecureOutbound implements sec.SecureTransport.
 func (p prompt) SecureOutbound(ctx context.Context, insecure net.Conn, id peer.ID) (sec.SecureConn, error) {
 	limitUnsent(insecure)
 	return p.SecureTransport.SecureOutbound(ctx, insecure, id)
 }
 
-// limitUnsent sets the limit where the system has one (PATH-26). What is not TCP
-// itself, such as a WebSocket, stays as it is.
+// limitUnsent sets the limit where the system has one (PATH-26). What hides its
+// TCP connection stays as it is.
 func limitUnsent(c net.Conn) {
 	sc, ok := c.(syscall.Conn)
 	if !ok {

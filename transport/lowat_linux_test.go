@@ -13,10 +13,16 @@ import (
 )
 
 // PATH-26: the kernel holds little that was not sent yet at either end of a
-// link to a relay.
+// link to a relay, be it TCP or the web's.
 func TestPATH26LinksHoldLittleUnsent(t *testing.T) {
+	for _, listen := range []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/tls/ws"} {
+		t.Run(listen, func(t *testing.T) { holdLittleUnsent(t, listen) })
+	}
+}
+
+func holdLittleUnsent(t *testing.T, listen string) {
 	relay := newHost(t, func(c *transport.Config) {
-		c.Relay, c.Listen = &transport.RelayConfig{}, []string{"/ip4/127.0.0.1/tcp/0"}
+		c.Relay, c.Listen = &transport.RelayConfig{}, []string{listen}
 	})
 	client := newHost(t, joining(t, relay))
 	require.NoError(t, client.Online(within(t, 10*time.Second)))

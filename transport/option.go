@@ -33,8 +33,8 @@ import (
 // The option comes after the program's own; an Identity or AddrsFactory given
 // later is refused by libp2p. The libp2p host has the Host's key. Direct paths
 // use ports of their own on the addresses the program listens on; one that
-// listens nowhere uses relays only. Config.Listen, Relay, HideIP and Proxy must
-// not be set.
+// listens nowhere uses relays only. Config.Listen, Listen443, Relay, HideIP and
+// Proxy must not be set.
 //
 // Closing either host closes both. When libp2p.New fails the Host is still to
 // be closed.
@@ -48,7 +48,7 @@ func (h *Host) Option() libp2p.Option {
 			return errors.New("alknet option: a relay has a host of its own: use Start")
 		case h.cfg.HideIP:
 			return errors.New("alknet option: HideIP cannot be kept for a program's own transports: use Start")
-		case h.cfg.Listen != nil:
+		case h.cfg.Listen != nil || h.cfg.Listen443:
 			return errors.New("alknet option: the libp2p host says where to listen, not Config.Listen")
 		case h.cfg.Proxy != "":
 			return errors.New("alknet option: Proxy cannot be kept for a program's own transports: use Start")

@@ -80,6 +80,9 @@ func describe(id path.ID, rtt time.Duration, since time.Time) Path {
 		p.Kind, p.Addr = PathDirect, id.Addr.String()
 		if a, err := manet.FromNetAddr(net.TCPAddrFromAddrPort(id.Addr)); id.TCP && err == nil {
 			p.Addr = a.String() // as of a stock connection
+			if id.Web {
+				p.Addr += webPath
+			}
 		}
 		return p
 	}

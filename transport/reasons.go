@@ -27,15 +27,15 @@ var (
 	}
 	reasonSelfUDP = reason{
 		"UDP does not get through from this side, and no other direct way was found",
-		"let UDP out of this network, to any port; until then the relay carries everything",
+		"let UDP out of this network, to any port, or let the peer listen on TCP port 443 (--listen-443 there); until then the relay carries everything",
 	}
 	reasonPeerUDP = reason{
 		"UDP does not get through from the peer's side, and no other direct way was found",
-		"let UDP out of the peer's network, to any port; until then the relay carries everything",
+		"let UDP out of the peer's network, to any port, or listen on TCP port 443 here (--listen-443); until then the relay carries everything",
 	}
 	reasonBothUDP = reason{
 		"UDP gets through from neither side, and no other direct way was found",
-		"let UDP out of one of the two networks, better of both; until then the relay carries everything",
+		"let UDP out of one of the two networks, better of both, or let one that others reach listen on TCP port 443 (--listen-443 there); until then the relay carries everything",
 	}
 	reasonBothHard = reason{
 		"both NATs give every destination another port (symmetric): a direct path is not possible",

@@ -9,8 +9,8 @@ import (
 )
 
 // tcpAddrs are where peers may try this node by TCP if UDP does not get through
-// (PATH-20): the port numbers of its direct paths at each of its IP addresses.
-// Outside they are the same behind most NATs. Without UDP only relays say which
+// (PATH-20): the port numbers of its direct paths at each of its IP addresses,
+// and port 443 there if this node listens on it. Outside they are the same behind most NATs. Without UDP only relays say which
 // those are.
 func (h *Host) tcpAddrs() []netip.AddrPort {
 	all := slices.Clone(h.cfg.External)
@@ -39,7 +39,7 @@ func (h *Host) tcpAddrs() []netip.AddrPort {
 			out = append(out, a)
 		}
 	}
-	return out
+	return h.withWeb(out)
 }
 
 // atOwnPort is the address with the port of the direct paths of its family; 0

@@ -16,6 +16,7 @@ import (
 	"github.com/alkdev/alknet-p2p/transport/magic/path"
 	"github.com/alkdev/alknet-p2p/transport/magic/socket"
 	"github.com/alkdev/alknet-p2p/transport/relay"
+	"github.com/alkdev/alknet-p2p/transport/web"
 )
 
 // Limits of what is kept to answer Why.
@@ -243,7 +244,11 @@ func (h *Host) traced(k relay.Key, t socket.Trace) {
 		case socket.TracePunch:
 			tl.add(stepPunch, "", t.Reason)
 		case socket.TraceDialled:
-			tl.add(stepProbe, "no answer", t.Addr.String()+" by TCP")
+			detail := t.Addr.String() + " by TCP"
+			if t.Addr.Port() == web.Port {
+				detail = fmt.Sprintf("%s by TLS: %s", t.Addr, t.Err)
+			}
+			tl.add(stepProbe, "no answer", detail)
 		case socket.TraceRefused:
 			tl.refused++
 			tl.add(stepProbe, "refused", fmt.Sprintf("%s: %s", t.Addr, t.Reason))

@@ -17,7 +17,7 @@ import (
 // CacheDir.
 const certDir = "tls"
 
-// prepareWeb makes what dials through proxies, and a relay's certificate.
+// prepareWeb makes what dials through proxies, and the certificate of port 443.
 func (h *Host) prepareWeb() error {
 	var proxy *web.Proxy
 	if h.cfg.Proxy != "" {
@@ -28,8 +28,11 @@ func (h *Host) prepareWeb() error {
 	}
 	h.dialer = web.NewDialer(proxy)
 	r := h.cfg.Relay
-	if r == nil {
+	switch {
+	case r == nil && !h.cfg.Listen443:
 		return nil
+	case r == nil:
+		r = &RelayConfig{}
 	}
 	cfg := web.CertificateConfig{
 		Domain: r.Domain, CertFile: r.CertFile, KeyFile: r.KeyFile,
@@ -56,10 +59,10 @@ func (h *Host) webTLS() *tls.Config {
 	return h.certs.TLS()
 }
 
-// bindWeb lets a relay be reached from networks that let nothing but the web
-// out: stock TCP, and WebSocket below TLS, on one port. It may be somebody
-// else's, or closed to users without privileges: the relay does without, unless
-// a certificate was asked for.
+// bindWeb lets this node be reached from networks that let nothing but the web
+// out: stock TCP, WebSocket below TLS and direct paths, on one port. It may be
+// somebody else's, or closed to users without privileges: a relay does without,
+// unless a certificate, or the port itself, was asked for.
 func (h *Host) bindWeb() error {
 	var failed error // on IPv4, which every machine has
 	for _, host := range []string{"/ip4/0.0.0.0", "/ip6/::"} {
@@ -79,6 +82,8 @@ func (h *Host) bindWeb() error {
 	switch {
 	case failed == nil:
 		return nil
+	case h.cfg.Listen443:
+		return fmt.Errorf("listening on TCP port %d was asked for: %w", web.Port, failed)
 	case h.cfg.Relay.Domain != "" || h.cfg.Relay.CertFile != "":
 		return fmt.Errorf("a relay with a certificate needs TCP port %d: %w", web.Port, failed)
 	}

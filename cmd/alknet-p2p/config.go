@@ -32,6 +32,7 @@ type config struct {
 	Network       string                `toml:"network"`
 	Join          []string              `toml:"join"`
 	Listen        []string              `toml:"listen,omitempty"` // nil and empty differ
+	Listen443     bool                  `toml:"listen_443"`
 	Relay         bool                  `toml:"relay"`
 	RelayRate     bitRate               `toml:"relay_rate"`
 	Domain        string                `toml:"domain"`

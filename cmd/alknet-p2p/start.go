@@ -20,6 +20,7 @@ type nodeFlags struct {
 	publish   publish
 	join      []string
 	listen    []string
+	listen443 bool
 	hideIP    bool
 	noRelay   bool
 	disclose  disclose
@@ -117,6 +118,7 @@ func (c *config) node(h home, f nodeFlags, key *nodeKey, peers *auth.Peers, log 
 		Network:       c.Network,
 		Join:          append(append([]string(nil), c.Join...), f.join...),
 		Listen:        c.Listen,
+		Listen443:     c.Listen443 || f.listen443,
 		PublishAddrs:  c.Publish.addresses || f.publish.addresses,
 		HideIP:        c.HideIP || f.hideIP,
 		NoRelays:      c.NoRelay || f.noRelay,

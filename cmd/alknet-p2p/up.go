@@ -38,13 +38,15 @@ DHT server at once. Every other node joins with its ticket.
 
 A relay listens on UDP and TCP port 4242, and on TCP port 443 where it may, since
 some networks let nothing else out. There it looks like a web server; --domain
-gives it a certificate that firewalls and browsers take, too.
+gives it a certificate that firewalls and browsers take, too. --listen-443 lets
+any other node be reached straight from such networks, without a relay between.
 
 SIGINT and SIGTERM let running calls finish for two seconds, SIGHUP reads the
 peers and the configuration again, as config reload does.`,
 		Example: `  alknet-p2p up --relay
   alknet-p2p up --relay --domain relay.example.org
   alknet-p2p up --join alk1…
+  alknet-p2p up --join alk1… --listen-443
   alknet-p2p up --join alk1… --proxy http://proxy.office:8080`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.up(cmd.Context(), f) },
@@ -65,13 +67,14 @@ func (f *nodeFlags) add(cmd *cobra.Command) {
 	flags.Var(&f.admission, "admission", "who may have sessions: open, known peers and holders of tickets only, or closed, which also tells strangers nothing (default open)")
 	flags.Var(&f.disclose, "disclose", "who may learn this machine's address by dialling the node: any, or known peers only (default any)")
 	flags.Uint16Var(&f.port, "port", 0, "UDP `port` of direct paths (default: chosen once and kept)")
-	flags.Var(&f.external, "external", "UDP `address` under which direct paths reach this node from outside, such as a forwarded port; may be repeated")
+	flags.Var(&f.external, "external", "UDP `address` under which direct paths reach this node from outside, such as a forwarded port; with port 443, TCP; may be repeated")
 	flags.StringVar(&f.domain, "domain", "", "as a relay, have a certificate for this `name` of TCP port 443 here, from Let's Encrypt or the authority in the configuration; its terms are agreed to")
 	flags.StringVar(&f.tlsCert, "tls-cert", "", "as a relay, use the certificate chain in this PEM `file`, read again when it changes")
 	flags.StringVar(&f.tlsKey, "tls-key", "", "PEM `file` of the private key of --tls-cert")
 	flags.Var(&f.proxy, "proxy", "HTTP or SOCKS5 proxy to reach TCP through where the straight way is blocked, as http://host:port or socks5://host:port; a password stands in the configuration only")
 	flags.StringArrayVar(&f.join, "join", nil, "enter the network by this `ticket`; may be repeated")
 	flags.StringArrayVar(&f.listen, "listen", nil, "listen on this `multiaddr` instead of free ports; may be repeated")
+	flags.BoolVar(&f.listen443, "listen-443", false, "listen on TCP port 443 as well, as a relay does: peers whose networks let nothing else out have direct paths then")
 }
 
 func (a *app) up(ctx context.Context, f upFlags) error {

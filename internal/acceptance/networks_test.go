@@ -39,6 +39,7 @@ var matrixKinds = []string{"none", "full-cone", "address-restricted", "port-rest
 var otherCells = []string{
 	"egress-443-only:none", "egress-443-only:port-restricted", "port-restricted:egress-443-only",
 	"egress-443-only:symmetric", "egress-443-only:egress-443-only",
+	"egress-443-only:listens-443", "listens-443:egress-443-only", "udp-blocked:listens-443",
 	"cgnat:same-carrier",
 	"port-restricted:same-lan", "hairpin:same-lan", "isolated-hairpin:same-lan", "isolated:same-lan",
 	"ipv6-firewalled:ipv6-firewalled", "ipv6-firewalled:none", "dual:ipv6-firewalled", "dual:dual", "ipv6-firewalled:port-restricted",
@@ -49,9 +50,10 @@ var otherCells = []string{
 
 // site is where one end of a pair stands.
 type site struct {
-	peer   natlab.Peer   // but its name
-	remaps bool          // gives other ports now and then
-	idle   time.Duration // after which the pair talks again
+	peer      natlab.Peer   // but its name
+	listen443 bool          // the node listens there
+	remaps    bool          // gives other ports now and then
+	idle      time.Duration // after which the pair talks again
 }
 
 // siteOf reads a name. What is relative is so to the host other.
@@ -76,6 +78,8 @@ func siteOf(name, other string) (site, error) {
 		return site{peer: natlab.Peer{UDPTimeout: 20 * time.Second}, idle: cold + 20*time.Second}, nil
 	case "forgets-in-30s":
 		return site{peer: natlab.Peer{UDPTimeout: 30 * time.Second}, idle: cold + 30*time.Second}, nil
+	case "listens-443":
+		return site{peer: natlab.Peer{Kind: natlab.None}, listen443: true}, nil
 	case "remaps":
 		return site{peer: natlab.Peer{}, remaps: true, idle: time.Second}, nil
 	}
@@ -288,6 +292,7 @@ func TestPATH33EveryNetworkReachesEvery(t *testing.T) {
 	c := natlab.Config{Public: []string{"relay", "relay2"}, Link: natlab.Link{Delay: *netsDelay, Loss: *netsLoss}, Required: *required}
 	var cells []*cell
 	hosts := map[string]string{} // by side and network
+	listen443 := map[string]bool{}
 	host := func(side, name, other string) (string, site) {
 		net, err := siteOf(name, other)
 		require.NoError(t, err)
@@ -299,6 +304,7 @@ func TestPATH33EveryNetworkReachesEvery(t *testing.T) {
 			hosts[key] = fmt.Sprintf("%s%d", side, len(hosts))
 			net.peer.Name = hosts[key]
 			c.Peers = append(c.Peers, net.peer)
+			listen443[hosts[key]] = net.listen443
 		}
 		net.peer.Name = hosts[key]
 		return hosts[key], net
@@ -324,7 +330,7 @@ func TestPATH33EveryNetworkReachesEvery(t *testing.T) {
 	}
 	procs := map[string]*nodeProc{}
 	for _, p := range c.Peers {
-		procs[p.Name] = newProc(t, lab.Host(p.Name), "")
+		procs[p.Name] = newProc(t, lab.Host(p.Name), fmt.Sprintf("listen_443 = %t\n", listen443[p.Name]))
 		if strings.HasPrefix(p.Name, "b") {
 			procs[p.Name].up(up...)
 		}

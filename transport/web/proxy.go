@@ -23,7 +23,8 @@ import (
 var ErrProxyAuth = errors.New("the proxy wants a user name and a password, or others than these: give them in the configuration, proxy = \"http://user:password@host:port\"")
 
 const (
-	// maxAnswer bounds what a proxy may say before the connection begins.
+	// maxAnswer bounds what a proxy, or a peer's web server, may say before the
+	// connection begins.
 	maxAnswer = 16 << 10
 	// maxProxyURL bounds what names a proxy, in bytes.
 	maxProxyURL = 1024
@@ -143,18 +144,11 @@ func (p *Proxy) connect(ctx context.Context, c net.Conn, address string) error {
 
 // readConnect reads an answer to CONNECT, and not a byte more.
 func readConnect(c io.Reader) error {
-	var head bytes.Buffer
-	var one [1]byte
-	for !bytes.HasSuffix(head.Bytes(), []byte("\r\n\r\n")) && !bytes.HasSuffix(head.Bytes(), []byte("\n\n")) {
-		if head.Len() == maxAnswer {
-			return fmt.Errorf("its answer is longer than %d bytes", maxAnswer)
-		}
-		if _, err := io.ReadFull(c, one[:]); err != nil {
-			return fmt.Errorf("its answer: %w", err)
-		}
-		head.WriteByte(one[0])
+	head, err := readHead(c)
+	if err != nil {
+		return err
 	}
-	answer, err := http.ReadResponse(bufio.NewReader(&head), &http.Request{Method: http.MethodConnect})
+	answer, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(head)), &http.Request{Method: http.MethodConnect})
 	if err != nil {
 		return errors.New("its answer is not HTTP")
 	}
@@ -166,6 +160,22 @@ func readConnect(c io.Reader) error {
 		return fmt.Errorf("it answered %d %s", answer.StatusCode, http.StatusText(answer.StatusCode))
 	}
 	return nil
+}
+
+// readHead reads the head of an answer of HTTP, with the empty line at its end.
+func readHead(c io.Reader) ([]byte, error) {
+	var head []byte
+	var one [1]byte
+	for !bytes.HasSuffix(head, []byte("\r\n\r\n")) && !bytes.HasSuffix(head, []byte("\n\n")) {
+		if len(head) == maxAnswer {
+			return nil, fmt.Errorf("its answer is longer than %d bytes", maxAnswer)
+		}
+		if _, err := io.ReadFull(c, one[:]); err != nil {
+			return nil, fmt.Errorf("its answer: %w", err)
+		}
+		head = append(head, one[0])
+	}
+	return head, nil
 }
 
 // socks5 asks a SOCKS5 proxy.

@@ -7,6 +7,8 @@
 // of these names; they dial by a [Dialer], which goes through an HTTP or SOCKS5
 // proxy where the straight way is blocked (PATH-31).
 //
+// Direct paths between peers wear the same costume on port 443: see [Direct].
+//
 // The outer TLS is a costume. Within it both sides prove their keys by libp2p's
 // own handshake, as on any TCP connection, so nobody's certificate is checked,
 // and whoever takes the TLS apart in between sees what an onlooker of plain TCP

@@ -44,11 +44,12 @@ var (
 )
 
 // NewWebSocket makes the transport. Addresses with TLS are listened on with the
-// configuration given; without one they are refused.
-func NewWebSocket(d *Dialer, c *tls.Config, u transport.Upgrader, rcmgr network.ResourceManager, shared *tcpreuse.ConnMgr) (*WebSocket, error) {
+// configuration given; without one they are refused. other answers what is asked
+// for that is no WebSocket, below TLS or not; it may hijack the connection.
+func NewWebSocket(d *Dialer, c *tls.Config, other http.Handler, u transport.Upgrader, rcmgr network.ResourceManager, shared *tcpreuse.ConnMgr) (*WebSocket, error) {
 	opts := []websocket.Option{
 		websocket.WithHandshakeTimeout(openTimeout),
-		websocket.WithHTTPHandler(http.NotFoundHandler()), websocket.WithHTTPServerConfig(bindServer),
+		websocket.WithHTTPHandler(other), websocket.WithHTTPServerConfig(bindServer),
 	}
 	if c != nil {
 		opts = append(opts, websocket.WithTLSConfig(c))
@@ -157,10 +158,7 @@ func (w wsAddr) handshake(ctx context.Context, c *conn) (manet.Conn, error) {
 	u := url.URL{Scheme: "ws", Host: w.host, Path: "/"}
 	if w.secure {
 		u.Scheme = "wss"
-		secure := tls.Client(c, &tls.Config{
-			ServerName: w.name, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12,
-			InsecureSkipVerify: true, //nolint:gosec // the key is proven within; see the package comment
-		})
+		secure := tls.Client(c, clientTLS(w.name))
 		if err := secure.HandshakeContext(ctx); err != nil {
 			return nil, fmt.Errorf("TLS: %w", err)
 		}
@@ -179,6 +177,15 @@ func (w wsAddr) handshake(ctx context.Context, c *conn) (manet.Conn, error) {
 		return nil, fmt.Errorf("WebSocket: %w", err)
 	}
 	return &wsConn{Conn: sock, tcp: c}, nil
+}
+
+// clientTLS is how a server is dialled, by its name, or by an IP address where
+// that is empty.
+func clientTLS(name string) *tls.Config {
+	return &tls.Config{
+		ServerName: name, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12,
+		InsecureSkipVerify: true, //nolint:gosec // the key is proven within; see the package comment
+	}
 }
 
 // wsConn is a WebSocket as a stream of bytes: its messages one after the other.

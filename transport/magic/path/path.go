@@ -42,6 +42,7 @@ type ID struct {
 	Relay [32]byte       // public key of the forwarding relay
 	Addr  netip.AddrPort // address of the peer itself
 	TCP   bool           // a connection to Addr, not datagrams (PATH-20)
+	Web   bool           // of those, one that looks like the web's: TLS and HTTP (PATH-31)
 }
 
 // Kind tells which field of the ID is set.
@@ -59,16 +60,18 @@ func (id ID) rank() int {
 	switch {
 	case id.Kind() == Relayed:
 		return 0
-	case id.TCP:
+	case id.Web:
 		return 1
-	default:
+	case id.TCP:
 		return 2
+	default:
+		return 3
 	}
 }
 
 // knocked tells whether pings may open the path: those to an address that NATs
 // guard.
-func (id ID) knocked() bool { return id.rank() == 2 }
+func (id ID) knocked() bool { return id.rank() == 3 }
 
 // State is how far a path can be trusted (PATH-15).
 type State uint8
@@ -117,6 +120,10 @@ type Activity struct {
 	LastRecv   time.Time // anything of the peer over the best path, probes included
 	Unanswered time.Time // oldest data sent since that, or data over another path
 	Held       bool      // a connection is open, be it idle
+
+	// Longest is the longest that the peer was silent on the best path in the last
+	// second or two; 0 if it was not heard throughout.
+	Longest time.Duration
 }
 
 // beat is the time between two heartbeats, 0 for none.
@@ -145,10 +152,13 @@ const (
 	settled       = 4                // answers after which the round trip is known
 	settleEvery   = 50 * time.Millisecond
 	missesToDead  = 5 // pings a suspect may miss (PATH-18)
+	pingsOfDoubt  = 4 // before a path in doubt is suspect
 	maxDoubtAgain = 4 * time.Second
 	maxDoubtRelay = 60 * time.Second
 	doubtAgain    = 250 * time.Millisecond // between two doubts about the best path
 	late          = 10 * time.Millisecond  // of an answer, beyond how much they vary
+	missed        = 20 * time.Millisecond  // silence after which a peer heard all the time is missed
+	inUse         = time.Second            // after the last data
 	dwell         = 2 * time.Second        // between two changes of the best path (PATH-19)
 	firstDamping  = 2 * time.Second        // of a path that failed twice within flapWithin
 	lastDamping   = 60 * time.Second
@@ -187,6 +197,8 @@ type entry struct {
 	samples  int
 	better   int       // answers in a row that beat the best path
 	pinged   time.Time // last ping
+	asked    time.Time // first ping for the sake of the data that waits
+	overdue  time.Time // ping after which another one left before it was answered
 	answered time.Time // when the last answered ping was sent
 	misses   int
 	next     time.Time // next ping of the schedule, while probing
@@ -251,6 +263,12 @@ func (m *Machine) Pong(now time.Time, id ID, sent time.Time) {
 	}
 	e.observe(now.Sub(sent))
 	e.misses = 0
+	if !e.overdue.IsZero() && !sent.Before(e.overdue) {
+		if sent.After(e.overdue) {
+			e.count(1) // a later one is answered
+		}
+		e.overdue = time.Time{}
+	}
 	if sent.After(e.answered) {
 		e.count(0)
 	}
@@ -318,18 +336,24 @@ func (m *Machine) Tick(now time.Time, act Activity) time.Time {
 			if e.answered.Before(e.pinged) {
 				sooner(e.pinged.Add(e.missAfter()))
 			}
+			used := e == m.best && now.Sub(act.LastData) < inUse
+			if used && e.answered.Before(e.pinged) && !now.Before(m.expected()) {
+				m.mistrust(now)
+			}
 			if e == m.best && !act.Unanswered.IsZero() {
-				half := act.Unanswered.Add(e.limit() / 2)
+				ask := act.Unanswered.Add(e.missedAfter(act.Longest))
 				switch {
-				case now.Before(half):
-					sooner(half)
+				case now.Before(ask):
+					sooner(ask)
 				case e.pinged.Before(act.Unanswered):
 					m.ping(now, e)
+					e.asked = now
 					if r := m.runnerUp(); r != nil { // in time to know whether it works
 						m.ping(now, r)
 					}
 					sooner(now.Add(e.limit() / 2))
 				default:
+					sooner(act.Unanswered.Add(e.limit()))
 					sooner(e.pinged.Add(e.limit() / 2))
 				}
 			}
@@ -343,6 +367,10 @@ func (m *Machine) Tick(now time.Time, act Activity) time.Time {
 					m.ping(now, e)
 					sooner(now.Add(beat))
 				}
+			}
+			if used && e.answered.Before(e.pinged) {
+				sooner(m.expected())
+				sooner(m.doubt.Add(e.missAfter()))
 			}
 		case Suspect:
 			if now.Sub(e.pinged) >= e.missAfter() {
@@ -426,6 +454,38 @@ func (m *Machine) Doubt(now time.Time, via ID) {
 	}
 }
 
+// mistrust doubts the best path of its own accord, since a ping was not answered
+// in its time although data comes and goes. What is doubled until one is answered
+// costs less than what would be lost until it is clear that the path fails; and
+// more than one are sent, so that a lost one does not end it (PATH-18).
+func (m *Machine) mistrust(now time.Time) {
+	if !m.doubt.IsZero() {
+		m.ping(now, m.best)
+	} else if via := m.fallback(); via != nil && m.best.id.knocked() { // elsewhere packets wait in queues
+		m.Doubt(now, via.id)
+	}
+}
+
+// expected is when a ping of the best path should have been answered, or in doubt
+// when the next one is due.
+func (m *Machine) expected() time.Time {
+	if m.doubt.IsZero() {
+		return m.best.pinged.Add(m.best.answerIn())
+	}
+	return m.best.pinged.Add(m.best.missAfter() / pingsOfDoubt)
+}
+
+// fallback is the path over which data is doubled: one that fails for another
+// reason than the best, a direct one.
+func (m *Machine) fallback() *entry {
+	for _, e := range m.ranked() {
+		if e.state == Valid && e.id.Kind() == Relayed {
+			return e
+		}
+	}
+	return nil
+}
+
 // Route is the ways data goes now: the best path; a suspect one and the next
 // best beside it; or, while none has answered, every candidate there is.
 func (m *Machine) Route() []ID {
@@ -463,6 +523,15 @@ func (m *Machine) Quiet() time.Duration {
 		return retryWaiting
 	}
 	return m.best.limit()
+}
+
+// Missed is how long the peer may be silent before the path is asked; longest is
+// that of [Activity].
+func (m *Machine) Missed(longest time.Duration) time.Duration {
+	if m.best == nil {
+		return retryWaiting
+	}
+	return m.best.missedAfter(longest)
 }
 
 // State of one path.
@@ -525,23 +594,29 @@ func (m *Machine) anyValid() bool {
 // judge says whether a valid path has become suspect: its data and its ping
 // both unanswered (PATH-18).
 func (m *Machine) judge(now time.Time, e *entry, act Activity) bool {
-	if !e.answered.Before(e.pinged) || now.Sub(e.pinged) < e.missAfter() {
+	if !e.answered.Before(e.pinged) {
 		return false
 	}
-	// What comes over another path does not tell that this one works.
-	return e != m.best || act.LastRecv.Before(e.pinged) || !m.doubt.IsZero()
+	if e == m.best && !m.doubt.IsZero() && now.Sub(m.doubt) >= e.missAfter() {
+		return true // what comes does not tell that ours arrives
+	}
+	return now.Sub(e.pinged) >= e.missAfter() && (e != m.best || act.LastRecv.Before(e.pinged))
 }
 
 // unanswered says whether data on the best path, and a ping sent for its sake,
 // have gone unanswered for as long as the limit allows (PATH-18).
 func (m *Machine) unanswered(now time.Time, e *entry, act Activity) bool {
+	ping := e.pinged
+	if !e.asked.Before(act.Unanswered) {
+		ping = e.asked
+	}
 	return e == m.best && !act.Unanswered.IsZero() && now.Sub(act.Unanswered) >= e.limit() &&
-		!e.pinged.Before(act.Unanswered) && e.answered.Before(e.pinged) && now.Sub(e.pinged) >= e.limit()/2
+		!ping.Before(act.Unanswered) && e.answered.Before(ping) && now.Sub(ping) >= e.limit()/2
 }
 
 func (m *Machine) suspect(now time.Time, e *entry) {
 	e.count(1)
-	e.state, e.since, e.misses = Suspect, now, 0
+	e.state, e.since, e.misses, e.overdue = Suspect, now, 0, time.Time{}
 	if e == m.best {
 		e.flap(now)
 	}
@@ -556,7 +631,7 @@ func (m *Machine) suspect(now time.Time, e *entry) {
 func (m *Machine) kill(now time.Time, e *entry, reason string) {
 	was := e.opened
 	e.state, e.since, e.opened, e.samples, e.better = Dead, now, false, 0, 0
-	e.history, e.lossy = 0, false
+	e.history, e.lossy, e.overdue = 0, false, time.Time{}
 	if e.id.TCP {
 		e.reprobe = false // a connection does not come back; another may be made
 	}
@@ -570,8 +645,17 @@ func (m *Machine) kill(now time.Time, e *entry, reason string) {
 }
 
 func (m *Machine) ping(now time.Time, e *entry) {
-	if e.state == Valid && e.answered.Before(e.pinged) && now.Sub(e.pinged) >= e.missAfter() {
-		e.count(1) // the one before, forgiven since data came
+	if e.state == Valid && e.answered.Before(e.pinged) { // the one before
+		switch {
+		case now.Sub(e.pinged) >= e.missAfter(): // forgiven since data came
+			if !e.overdue.IsZero() {
+				e.count(1)
+			}
+			e.count(1)
+			e.overdue = time.Time{}
+		case e.overdue.IsZero():
+			e.overdue = e.pinged
+		}
 	}
 	m.pings = append(m.pings, e.id)
 	e.pinged = now
@@ -670,7 +754,7 @@ func (m *Machine) choose(now time.Time) {
 // one before (PATH-18).
 func (m *Machine) successor(now time.Time) *entry {
 	b := m.best
-	if b == nil || b.state != Valid || m.doubt.IsZero() || now.Sub(m.doubt) < b.rtt+4*b.dev+late {
+	if b == nil || b.state != Valid || m.doubt.IsZero() || now.Sub(m.doubt) < b.answerIn() {
 		return nil
 	}
 	for _, e := range m.ranked() {
@@ -762,6 +846,19 @@ func (e *entry) limit() time.Duration {
 	}
 	return l
 }
+
+// missedAfter is how long data may go unanswered before the path is asked: half
+// the limit, or less where the peer was not silent for so long lately.
+func (e *entry) missedAfter(longest time.Duration) time.Duration {
+	half := e.limit() / 2
+	if longest == 0 {
+		return half
+	}
+	return min(half, max(missed, 2*longest))
+}
+
+// answerIn is how long an answer takes.
+func (e *entry) answerIn() time.Duration { return e.rtt + 4*e.dev + late }
 
 // missAfter is how long a ping may go unanswered (PATH-18).
 func (e *entry) missAfter() time.Duration {

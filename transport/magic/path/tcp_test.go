@@ -71,3 +71,21 @@ func TestPATH20DeadConnectionIsNotPinged(t *testing.T) {
 	answer(&m, now, 10*time.Millisecond)
 	require.Equal(t, connection, best(&m))
 }
+
+// PATH-20: what looks like the web's is of the last choice among what goes
+// straight, and before relays all the same.
+func TestPATH20WebRanksLastOfDirect(t *testing.T) {
+	web := path.ID{Addr: home.Addr, TCP: true, Web: true}
+	var m path.Machine
+	m.Found(start, one, false)
+	now := answer(&m, start, 10*time.Millisecond)
+	m.Found(now, web, true)
+	now = answer(&m, now, 400*time.Millisecond)
+	require.Equal(t, web, best(&m))
+	require.Equal(t, path.Direct, best(&m).Kind())
+	m.Found(now, connection, true)
+	now = answer(&m, now, 400*time.Millisecond)
+	require.Equal(t, connection, best(&m))
+	m.Lost(now, connection, "gone", false)
+	require.Equal(t, web, best(&m))
+}

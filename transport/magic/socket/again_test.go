@@ -21,6 +21,7 @@ type recorder struct {
 	mu    sync.Mutex
 	data  int
 	boxes [][]byte
+	last  [][]byte // data since [recorder.forget]
 }
 
 func (r *recorder) Live() []relay.Key                       { return []relay.Key{relayOne} }
@@ -31,10 +32,20 @@ func (r *recorder) Send(_, _ relay.Key, kind relay.FrameType, _ byte, payload []
 	defer r.mu.Unlock()
 	if kind == relay.FrameData {
 		r.data++
+		r.last = append(r.last, append([]byte(nil), payload...))
 	} else {
 		r.boxes = append(r.boxes, append([]byte(nil), payload...))
 	}
 	return nil
+}
+
+// forget empties what is in last, and returns it.
+func (r *recorder) forget() [][]byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last := r.last
+	r.last = nil
+	return last
 }
 
 func (r *recorder) sent() int {
@@ -56,21 +67,7 @@ func TestPATH18SentAgainWhenThePeerIsHeard(t *testing.T) {
 		bPriv, bKey := keyPair(2)
 		e := newEnemy(t, bPriv, aKey) // of good will
 		say := func(m disco.Message) { a.Receive(relayOne, bKey, relay.FrameDisco, 0, e.box(m)) }
-		answer := func() { // what was asked last
-			r.mu.Lock()
-			boxes := r.boxes
-			r.boxes = nil
-			r.mu.Unlock()
-			for _, box := range slices.Backward(boxes) {
-				if m, err := e.id.Open(aKey, box); err == nil {
-					if ping, ok := m.(disco.Ping); ok {
-						say(disco.Pong{TxID: ping.TxID, BootID: e.boot})
-						return
-					}
-				}
-			}
-			t.Fatal("nothing was asked")
-		}
+		answer := func() { say(r.answer(t, e, aKey)) }
 		say(e.ping())
 		time.Sleep(10 * time.Millisecond)
 		answer()
@@ -89,5 +86,70 @@ func TestPATH18SentAgainWhenThePeerIsHeard(t *testing.T) {
 		again = r.sent()
 		a.Receive(relayOne, bKey, relay.FrameData, 0, []byte("\x40heard"))
 		require.Equal(t, again, r.sent(), "once")
+	})
+}
+
+// answer is the answer to what was asked last.
+func (r *recorder) answer(t *testing.T, e *enemy, asker relay.Key) disco.Message {
+	t.Helper()
+	r.mu.Lock()
+	boxes := r.boxes
+	r.boxes = nil
+	r.mu.Unlock()
+	for _, box := range slices.Backward(boxes) {
+		if m, err := e.id.Open(asker, box); err == nil {
+			if ping, ok := m.(disco.Ping); ok {
+				return disco.Pong{TxID: ping.TxID, BootID: e.boot}
+			}
+		}
+	}
+	t.Fatal("nothing was asked")
+	return nil
+}
+
+// PATH-18: of what was lost, small packets are sent again although many large
+// ones were sent since, in their order and before the last large ones: QUIC
+// sends what they carry after all that was lost of other streams.
+func TestPATH18SmallPacketsAreSentAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{}
+		priv, aKey := keyPair(1)
+		a, err := socket.New(socket.Config{Key: priv, Relays: r})
+		require.NoError(t, err)
+		defer a.Close()
+		bPriv, bKey := keyPair(2)
+		e := newEnemy(t, bPriv, aKey) // of good will
+		for _, via := range []relay.Key{relayOne, relayTwo} {
+			say := func(m disco.Message) { a.Receive(via, bKey, relay.FrameDisco, 0, e.box(m)) }
+			say(e.ping())
+			time.Sleep(10 * time.Millisecond)
+			say(r.answer(t, e, aKey))
+		}
+		addr := net.UDPAddrFromAddrPort(socket.VirtualAddr(bKey))
+		send := func(n byte, size int) {
+			_, err := a.WriteTo(append([]byte{0x40, n}, make([]byte, size-2)...), addr)
+			require.NoError(t, err)
+		}
+		for n := byte(1); n < 40; n++ {
+			send(n, 1200)
+			if n%10 == 0 {
+				send(n, 40)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		synctest.Wait()
+		r.forget()
+		a.LinkDown(relayOne)
+		var small, large []byte
+		for _, b := range r.forget() {
+			if len(b) == 40 {
+				require.Empty(t, large)
+				small = append(small, b[1])
+			} else {
+				large = append(large, b[1])
+			}
+		}
+		require.Equal(t, []byte{10, 20, 30}, small)
+		require.Equal(t, []byte{32, 33, 34, 35, 36, 37, 38, 39}, large)
 	})
 }

@@ -19,8 +19,6 @@ const (
 	busyTick     = 50 * time.Millisecond // how often a peer with traffic is looked at
 	maxPending   = 128                   // pings without an answer yet
 	pingTimeout  = 10 * time.Second      // after that the answer no longer counts
-	replayLen    = 8                     // packets kept for the first path that works
-	replayFor    = 30 * time.Second      // QUIC sends ever more rarely while nothing comes back
 	refreshEvery = 5 * time.Second
 
 	keepAliveSize = 64 // a QUIC packet with a PING or an ACK in it
@@ -45,6 +43,8 @@ type peer struct {
 	lastRecv   atomic.Int64
 	bestRecv   atomic.Int64 // over the path that ours takes
 	quiet      atomic.Int64 // a longer silence means that packets were lost
+	missed     atomic.Int64 // after this one the path is asked
+	longest    atomic.Int64 // silence over that path, since the last beat of the loop
 	lastData   atomic.Int64 // in either direction, keep-alives apart
 	unanswered atomic.Int64
 	due        atomic.Int64 // when the loop looks next; 0 when it does not run
@@ -78,6 +78,7 @@ type peer struct {
 	widthAsked time.Time
 	relayed    bool      // packets went over a relay
 	onDirect   []*func() // called once when they do not any more
+	silences   silences
 
 	tcp   tcpWays
 	holes // through hard NATs; under mu
@@ -91,38 +92,6 @@ type pending struct {
 	sent  time.Time
 	wide  bool // asked whether the path carries MaxPacket
 	aside bool // not for the machine
-}
-
-// ring keeps the last packets sent, for a path that did not exist, or was not
-// known to be broken, when they were (PATH-18).
-type ring struct {
-	mu   sync.Mutex
-	next int
-	kept [replayLen]struct {
-		data [MaxPacket]byte
-		n    int
-		ecn  byte
-		at   int64
-	}
-}
-
-func (r *ring) keep(b []byte, ecn byte, now int64) {
-	r.mu.Lock()
-	e := &r.kept[r.next]
-	r.next = (r.next + 1) % replayLen
-	e.n, e.ecn, e.at = copy(e.data[:], b), ecn, now
-	r.mu.Unlock()
-}
-
-// each calls f for every packet younger than replayFor, the oldest first.
-func (r *ring) each(now int64, f func(b []byte, ecn byte)) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for i := range replayLen {
-		if e := &r.kept[(r.next+i)%replayLen]; e.n > 0 && time.Duration(now-e.at) < replayFor {
-			f(e.data[:e.n], e.ecn)
-		}
-	}
 }
 
 func newPeer(s *Socket, k relay.Key) *peer {
@@ -179,7 +148,9 @@ func (p *peer) heard(id path.ID, data bool, now int64) (late bool) {
 	route := p.route.Load()
 	ours := route != nil && len(*route) > 0 && (*route)[0] == id
 	if ours {
-		p.bestRecv.Store(now)
+		if silence := now - p.bestRecv.Swap(now); silence > p.longest.Load() {
+			p.longest.Store(silence)
+		}
 	}
 	if !ours && !data && p.settled.Load() {
 		return false
@@ -361,7 +332,7 @@ func (p *peer) pong(id path.ID, m disco.Pong) bool {
 	delete(p.pending, m.TxID)
 	if id.Kind() == path.Relayed {
 		p.proveLocked(id.Relay)
-	} else {
+	} else if !id.Web { // that may be a proxy's
 		p.answeredFrom = id.Addr.Addr()
 	}
 	at := p.s.now()
@@ -418,6 +389,7 @@ func (p *peer) apply() {
 	}
 	p.relayed = p.relayed || settled && best.Kind() == path.Relayed
 	p.quiet.Store(int64(p.machine.Quiet()))
+	p.missed.Store(int64(p.machine.Missed(p.silences.longest())))
 	old := p.route.Load()
 	route := p.machine.Route()
 	if old == nil || !slices.Equal(*old, route) {
@@ -479,6 +451,7 @@ func (p *peer) takeFrom() {
 func (p *peer) replay(old *[]path.ID, route []path.ID, now int64) {
 	for _, id := range route {
 		if old == nil || !slices.Contains(*old, id) {
+			p.recent.eachSmall(now, func(b []byte, ecn byte) { p.sendOver(id, b, len(b), ecn) })
 			p.replayOver(id, now)
 		}
 	}
@@ -591,6 +564,7 @@ func (p *peer) run() {
 			LastRecv:   p.s.time(p.bestRecv.Load()),
 			Unanswered: p.s.time(p.unanswered.Load()),
 			Held:       p.pinned(),
+			Longest:    p.silent(now),
 		})
 		p.apply()
 		p.checkWidth(p.s.time(now))
@@ -602,12 +576,15 @@ func (p *peer) run() {
 		if !p.active(now) && p.s.forgetCold(p) {
 			return
 		}
+		if time.Duration(now-p.lastSent.Load()) > smallFor {
+			p.recent.forget()
+		}
 		wait := coldAfter
 		if !due.IsZero() {
 			wait = due.Sub(p.s.time(now))
 		}
 		if time.Duration(now-p.lastSent.Load()) < time.Second {
-			wait = min(wait, busyTick)
+			wait = min(wait, busyTick, time.Duration(p.missed.Load()))
 		}
 		p.due.Store(now + int64(wait))
 		timer.Reset(wait)

@@ -13,7 +13,13 @@ func TestPATH18PacketsSentAgainKeepTheirMarks(t *testing.T) {
 	for i := range byte(replayLen + 2) {
 		r.keep([]byte{i}, i&3, int64(i))
 	}
-	next := byte(2) // the first two gave way
+	next := byte(0)
+	r.eachSmall(replayLen+2, func(b []byte, ecn byte) {
+		require.Equal(t, []byte{next}, b)
+		require.Equal(t, next&3, ecn)
+		next++
+	})
+	require.EqualValues(t, 2, next, "the first two gave way")
 	r.each(replayLen+2, func(b []byte, ecn byte) {
 		require.Equal(t, []byte{next}, b)
 		require.Equal(t, next&3, ecn)

@@ -29,6 +29,7 @@ import (
 	"github.com/alkdev/alknet-p2p/transport/magic/disco"
 	"github.com/alkdev/alknet-p2p/transport/magic/path"
 	"github.com/alkdev/alknet-p2p/transport/magic/punch"
+	"github.com/alkdev/alknet-p2p/transport/magic/tcp"
 	"github.com/alkdev/alknet-p2p/transport/magic/udp"
 	"github.com/alkdev/alknet-p2p/transport/relay"
 )
@@ -88,6 +89,9 @@ type Config struct {
 	// TCP lets peers be reached over TCP from the ports of UDP, both numbers
 	// alike, where UDP does not get through (PATH-20); see [Socket.SetTCP].
 	TCP bool
+	// DialWeb opens a connection to a peer's port 443, to look like the web's; nil
+	// when none is dialled (PATH-20).
+	DialWeb func(ctx context.Context, to netip.AddrPort) (tcp.Carrier, error)
 	// Loopback lets loopback addresses be candidates.
 	Loopback bool
 	// Refresh, when set, is told that a peer with a connection has no path
@@ -334,16 +338,22 @@ func (s *Socket) Dial(k relay.Key) (addr *net.UDPAddr, release func(), err error
 // Pin keeps a peer that has a QUIC connection; it fails for an address the
 // socket never gave out.
 func (s *Socket) Pin(addr net.Addr) (k relay.Key, release func(), err error) {
+	p, err := s.pinVirtual(addr)
+	if err != nil {
+		return relay.Key{}, nil, fmt.Errorf("magic socket: %w", err)
+	}
+	p.wake() // more is done for a path to it from now on
+	return p.key, p.unpin, nil
+}
+
+func (s *Socket) pinVirtual(addr net.Addr) (*peer, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.byVirtual(addr)
 	if p == nil {
-		return relay.Key{}, nil, errors.New("magic socket: unknown peer address")
+		return nil, errors.New("unknown peer address")
 	}
-	if err := p.pin(); err != nil {
-		return relay.Key{}, nil, fmt.Errorf("magic socket: %w", err)
-	}
-	return p.key, p.unpin, nil
+	return p, p.pin()
 }
 
 // AddRelay names a relay over which the peer may be reached and waits until a
@@ -547,7 +557,7 @@ func (s *Socket) receiveDisco(via, from relay.Key, payload []byte) {
 		p.prove(via)
 		p.sendDisco(id, disco.Pong{TxID: m.TxID, BootID: s.boot})
 		now := s.now()
-		if since := p.unanswered.Load(); since != 0 && now-since > p.quiet.Load()/4 {
+		if since := p.unanswered.Load(); since != 0 && now-since > min(p.quiet.Load()/4, p.missed.Load()) {
 			p.cameOver(id) // it asks there since it misses something, as we do
 		}
 		if p.heard(id, false, now) {

@@ -22,6 +22,7 @@ import (
 // Limits of TCP paths (PATH-14, PATH-20).
 const (
 	minTCPPort          = 1024 // nobody makes us knock at well-known services
+	webPort             = 443  // but at this, which takes no more than a web server gets from anybody
 	maxTCPUnproven      = 64   // accepted connections on which no box of a peer in use came
 	maxTCPUnprovenPerIP = 8    // of one source
 	proveTCPWithin      = 5 * time.Second
@@ -30,6 +31,10 @@ const (
 	tcpDialsPerSecond   = 50
 	tcpTries            = 8                     // of one address of a peer, one after another
 	tcpKnocks           = 10                    // SYNs in them, the kernel's repetitions among those
+	webTries            = 3                     // of one address at webPort, as long as it refuses
+	webAgain            = time.Second           // between them
+	webKnocks           = 4                     // SYNs in them
+	maxWebAccepted      = 128                   // open at a time: libp2p counts them as handshakes
 	tcpTry              = 50 * time.Millisecond // the shortest of them
 	tcpTryFor           = 5 * time.Second       // all of them
 	tcpPatience         = time.Second           // without a direct path, before TCP is tried unasked
@@ -51,6 +56,7 @@ type tcpPaths struct {
 	conns     map[*tcpConn]struct{}
 	places    map[netip.Addr]int // unproven connections, by source
 	placed    int
+	web       int // accepted on port 443
 	users     int // who need the listeners
 	listeners []*tcp.Listener
 
@@ -59,10 +65,11 @@ type tcpPaths struct {
 
 // tcpConn is one connection, and the path over it once its peer is known.
 type tcpConn struct {
-	conn   *tcp.Conn
-	id     path.ID
-	ended  chan struct{}
-	placed bool // counts as unproven; under tcpPaths.mu
+	conn     *tcp.Conn
+	id       path.ID
+	ended    chan struct{}
+	accepted bool
+	placed   bool // counts as unproven; under tcpPaths.mu
 
 	peer   atomic.Pointer[peer] // who proved to be there, or whom we dialled
 	proven atomic.Bool          // a box of the peer came
@@ -76,6 +83,7 @@ type tcpWays struct {
 	conns   atomic.Pointer[[]*tcpConn]
 	theirs  []netip.AddrPort // where it takes TCP, those we may dial
 	noUDP   bool             // it says that UDP does not get through
+	boot    disco.BootID     // of its node, when it said so
 	lacking time.Time        // since when there is no direct path
 	trying  chan struct{}    // tells tries under way that theirs changed; nil without
 	tried   time.Time
@@ -93,7 +101,8 @@ func newTCPPaths(s *Socket) *tcpPaths {
 func (t *tcpPaths) enabled() bool { return t.s.cfg.TCP && len(t.s.cfg.UDP) > 0 }
 
 // SetTCP tells where this node takes TCP, best first: the port numbers of its
-// UDP sockets, where they are seen from outside and on its own networks. needed
+// UDP sockets, where they are seen from outside and on its own networks, and
+// port 443 where what it takes there comes to [Socket.TakeWeb]. needed
 // tells that UDP does not get through. Peers in use hear of a change at once,
 // and without UDP both sides try TCP (PATH-20). It does nothing unless
 // Config.TCP is set and there are UDP sockets.
@@ -138,8 +147,12 @@ func (p *peer) askedTCP(m disco.CallMeMaybe) {
 	var addrs []netip.AddrPort
 	all, perIP := slices.Concat(m.Addrs, m.TCP), make(map[netip.Addr]int)
 	for _, a := range m.TCP[:min(len(m.TCP), disco.MaxTCP)] {
-		perIP[a.Addr()] += tcpKnocks
-		if perIP[a.Addr()] > maxProbesPerIP || a.Port() < minTCPPort || !p.mayProbe(a, all) || !p.probeable(a) {
+		knocks, may := tcpKnocks, a.Port() >= minTCPPort
+		if a.Port() == webPort {
+			knocks, may = webKnocks, p.s.cfg.DialWeb != nil
+		}
+		perIP[a.Addr()] += knocks
+		if perIP[a.Addr()] > maxProbesPerIP || !may || !p.mayProbe(a, all) || !p.probeable(a) {
 			p.s.stats.refusedAddrs.Add(1)
 			continue
 		}
@@ -147,12 +160,17 @@ func (p *peer) askedTCP(m disco.CallMeMaybe) {
 	}
 	w := &p.tcp
 	known := !slices.ContainsFunc(addrs, func(a netip.AddrPort) bool { return !slices.Contains(w.theirs, a) })
-	same := known && w.noUDP == m.Network.NoUDP
-	w.noUDP, w.theirs = m.Network.NoUDP, addrs
+	same := known && w.noUDP == m.Network.NoUDP && w.boot == m.BootID
+	w.noUDP, w.theirs, w.boot = m.Network.NoUDP, addrs, m.BootID
 	if same {
 		return
 	}
 	w.tried, w.vain = time.Time{}, 0
+	for _, c := range p.tcpConns() { // perhaps it knows only now whose they are
+		if p.machine.State(c.id) == path.Probing {
+			p.machine.Found(p.s.time(p.s.now()), c.id, true)
+		}
+	}
 	select {
 	case w.trying <- struct{}{}:
 	default: // it knows, or there are none
@@ -196,25 +214,30 @@ func (p *peer) considerTCP(now time.Time) {
 }
 
 // tryTCP listens, and dials the peer's addresses, until there is a direct path
-// or it took too long. The peer does the same at this moment. News of addresses
-// adds tries and ends none: a SYN whose socket is gone when it is answered
-// leaves the NATs in a state in which no other gets through.
+// that is better than one by port 443, or it took too long. The peer does the
+// same at this moment. News of addresses adds tries and ends none: a SYN whose
+// socket is gone when it is answered leaves the NATs in a state in which no other
+// gets through.
 func (p *peer) tryTCP(news <-chan struct{}, window time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), tcpTryFor)
 	p.s.tcp.listen()
 	var dials sync.WaitGroup
 	tried := make(map[netip.AddrPort]bool)
-	for going := true; going && !p.direct.Load(); {
+	for going := true; going && !p.straight(); {
 		p.mu.Lock()
 		changed, theirs := p.changed, p.tcp.theirs
 		p.mu.Unlock()
-		if p.direct.Load() {
+		if p.straight() {
 			break
 		}
 		for _, a := range theirs {
 			if !tried[a] && len(tried) < 2*disco.MaxTCP {
 				tried[a] = true
-				dials.Go(func() { p.dialTCP(ctx, a, window) })
+				if a.Port() == webPort {
+					dials.Go(func() { p.dialWeb(ctx, a) })
+				} else {
+					dials.Go(func() { p.dialTCP(ctx, a, window) })
+				}
 			}
 		}
 		select {
@@ -238,6 +261,12 @@ func (p *peer) tryTCP(news <-chan struct{}, window time.Duration) {
 	}
 	p.mu.Unlock()
 	p.wake()
+}
+
+// straight tells that there is a direct path, and a better one than by port 443.
+func (p *peer) straight() bool {
+	route := p.route.Load()
+	return p.direct.Load() && (route == nil || len(*route) == 0 || !(*route)[0].Web)
 }
 
 // dialTCP dials one address of the peer again and again: a SYN that meets a NAT
@@ -266,30 +295,46 @@ func (p *peer) dialTCP(ctx context.Context, to netip.AddrPort, window time.Durat
 // dial dials once, for the time given. It returns nil when nothing came of it.
 func (t *tcpPaths) dial(ctx context.Context, p *peer, to netip.AddrPort, window time.Duration) *tcpConn {
 	from, at := t.s.exit(to)
-	if from == nil {
+	if from == nil || !t.allow() {
 		return nil
 	}
-	select {
-	case t.dials <- struct{}{}:
-		defer func() { <-t.dials }()
-	default:
-		t.stats.held.Add(1)
-		return nil
-	}
-	if !t.budget.Allow() {
-		t.stats.held.Add(1)
-		return nil
-	}
-	t.stats.dials.Add(1)
+	defer func() { <-t.dials }()
 	ctx, cancel := context.WithTimeout(ctx, window)
 	defer cancel()
 	conn, err := tcp.Dial(ctx, from.LocalAddr(), at)
 	if err != nil {
-		t.s.log.Debug("TCP not through", "peer", p.key, "addr", to, "err", err)
-		p.trace(Trace{Kind: TraceDialled, Addr: to, Err: err})
+		t.missed(ctx, p, to, err)
 		return nil
 	}
-	return t.take(conn, p)
+	return t.take(&tcpConn{conn: conn, id: path.ID{Addr: t.s.plain(conn.Remote()), TCP: true}}, p)
+}
+
+// allow tells that one more try is within the limits. Its end takes a token out
+// of t.dials.
+func (t *tcpPaths) allow() bool {
+	select {
+	case t.dials <- struct{}{}:
+	default:
+		t.stats.held.Add(1)
+		return false
+	}
+	if !t.budget.Allow() {
+		<-t.dials
+		t.stats.held.Add(1)
+		return false
+	}
+	t.stats.dials.Add(1)
+	return true
+}
+
+// missed tells that nothing came of a try; one that is of no more use has not
+// failed.
+func (t *tcpPaths) missed(ctx context.Context, p *peer, to netip.AddrPort, err error) {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return
+	}
+	t.s.log.Debug("TCP not through", "peer", p.key, "addr", to, "err", err)
+	p.trace(Trace{Kind: TraceDialled, Addr: to, Err: err})
 }
 
 // listen opens the listeners for one more user.
@@ -335,7 +380,7 @@ func (t *tcpPaths) accept(l *tcp.Listener) {
 		conn, err := l.Accept()
 		switch {
 		case err == nil:
-			t.take(conn, nil)
+			t.take(&tcpConn{conn: conn, id: path.ID{Addr: t.s.plain(conn.Remote()), TCP: true}, accepted: true}, nil)
 		case errors.Is(err, net.ErrClosed):
 			return
 		default: // no descriptors left, as a rule
@@ -351,18 +396,18 @@ func (t *tcpPaths) accept(l *tcp.Listener) {
 // take makes a connection one of the Socket's, which closes it. p is the peer
 // that was dialled; nil for one that was accepted. It returns nil when there is
 // no place for it.
-func (t *tcpPaths) take(conn *tcp.Conn, p *peer) *tcpConn {
-	c := &tcpConn{conn: conn, id: path.ID{Addr: t.s.plain(conn.Remote()), TCP: true}, ended: make(chan struct{})}
-	if !t.place(c, p == nil) {
+func (t *tcpPaths) take(c *tcpConn, p *peer) *tcpConn {
+	c.ended = make(chan struct{})
+	if !t.place(c) {
 		t.stats.refused.Add(1)
-		_ = conn.Close()
+		_ = c.conn.Close()
 		return nil
 	}
 	if p != nil {
 		p.bindTCP(c)
 	}
 	if !t.s.spawn(func() { t.serve(c) }) {
-		_ = conn.Close()
+		_ = c.conn.Close()
 		t.remove(c)
 		return nil
 	}
@@ -371,15 +416,18 @@ func (t *tcpPaths) take(conn *tcp.Conn, p *peer) *tcpConn {
 
 // place finds room for a connection. Those that were accepted hold a place
 // until they are proven.
-func (t *tcpPaths) place(c *tcpConn, accepted bool) bool {
+func (t *tcpPaths) place(c *tcpConn) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	ip := source(c.id.Addr.Addr())
-	if isClosed(t.s.done) || accepted && (t.placed >= maxTCPUnproven || t.places[ip] >= maxTCPUnprovenPerIP) {
+	if isClosed(t.s.done) || c.accepted && (t.placed >= maxTCPUnproven || t.places[ip] >= maxTCPUnprovenPerIP || c.id.Web && t.web >= maxWebAccepted) {
 		return false
 	}
 	t.conns[c] = struct{}{}
-	if accepted {
+	if c.accepted && c.id.Web {
+		t.web++
+	}
+	if c.accepted {
 		c.placed = true
 		t.placed++
 		t.places[ip]++
@@ -429,6 +477,9 @@ func (t *tcpPaths) remove(c *tcpConn) {
 	close(c.ended)
 	t.mu.Lock()
 	delete(t.conns, c)
+	if c.accepted && c.id.Web {
+		t.web--
+	}
 	t.release(c)
 	t.mu.Unlock()
 	p := c.peer.Load()

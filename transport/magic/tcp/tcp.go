@@ -126,10 +126,18 @@ func family(a netip.AddrPort) string {
 	return "tcp6"
 }
 
+// Carrier is what packets are carried over: a TCP connection, or what lies on one.
+// Close ends it at once and waits for nothing; it may be called while Read and
+// Write run, which then fail.
+type Carrier interface {
+	io.ReadWriteCloser
+	SetWriteDeadline(time.Time) error
+}
+
 // Conn carries packets over one connection, in both directions. All methods
 // may be called concurrently; Serve is called once.
 type Conn struct {
-	tcp     *net.TCPConn
+	stream  Carrier
 	remote  netip.AddrPort
 	queue   queue
 	closing sync.Once
@@ -137,14 +145,34 @@ type Conn struct {
 }
 
 func newConn(c *net.TCPConn) *Conn {
-	if raw, err := c.SyscallConn(); err == nil {
-		LimitUnsent(raw)
+	return Carry(plain{c}, c.RemoteAddr().(*net.TCPAddr).AddrPort())
+}
+
+// Carry makes a Conn of a stream, which the Conn closes; remote is the address at
+// the other end.
+func Carry(s Carrier, remote netip.AddrPort) *Conn {
+	if c, ok := s.(syscall.Conn); ok {
+		if raw, err := c.SyscallConn(); err == nil {
+			LimitUnsent(raw)
+		}
 	}
-	at := c.RemoteAddr().(*net.TCPAddr).AddrPort()
 	return &Conn{
-		tcp: c, remote: netip.AddrPortFrom(at.Addr().Unmap(), at.Port()),
+		stream: s, remote: netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port()),
 		queue: queue{wake: make(chan struct{}, 1)}, done: make(chan struct{}),
 	}
+}
+
+// plain is a TCP connection as a Carrier.
+type plain struct{ *net.TCPConn }
+
+// Close implements Carrier.
+func (c plain) Close() error {
+	// A reset, so that the port is free for the next try at once; and before it
+	// a FIN, since NATs that see a reset alone take a new connection between the
+	// same ports for a part of the old one for ten seconds.
+	_ = c.CloseWrite()
+	_ = c.SetLinger(0)
+	return c.TCPConn.Close()
 }
 
 // Remote is the address at the other end; an IPv4 address is never in its
@@ -171,12 +199,7 @@ func (c *Conn) Close() error {
 	var err error
 	c.closing.Do(func() {
 		close(c.done)
-		// A reset, so that the port is free for the next try at once; and before it
-		// a FIN, since NATs that see a reset alone take a new connection between the
-		// same ports for a part of the old one for ten seconds.
-		_ = c.tcp.CloseWrite()
-		_ = c.tcp.SetLinger(0)
-		err = c.tcp.Close()
+		err = c.stream.Close()
 	})
 	return err
 }
@@ -192,7 +215,7 @@ func (c *Conn) Serve(receive func(packet []byte)) error {
 		_ = c.Close()
 		wrote <- err
 	}()
-	err := fmt.Errorf("read from %s: %w", c.remote, read(c.tcp, receive))
+	err := fmt.Errorf("read from %s: %w", c.remote, read(c.stream, receive))
 	_ = c.Close()
 	if werr := <-wrote; werr != nil && errors.Is(err, net.ErrClosed) {
 		err = werr // reading ended for that reason
@@ -250,10 +273,10 @@ func (c *Conn) write() error {
 	chunk := append(make([]byte, 0, writeChunk+lengthSize+MaxPacket), version)
 	for {
 		for len(chunk) > 0 {
-			if err := c.tcp.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+			if err := c.stream.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 				return fmt.Errorf("write to %s: %w", c.remote, err)
 			}
-			if _, err := c.tcp.Write(chunk); err != nil {
+			if _, err := c.stream.Write(chunk); err != nil {
 				return fmt.Errorf("write to %s: %w", c.remote, err)
 			}
 			chunk = c.queue.take(chunk[:0], time.Now())
