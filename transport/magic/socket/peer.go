@@ -253,7 +253,7 @@ func (p *peer) send(b []byte, segment int, ecn byte) {
 	// Of a long train only the end may still be wanted.
 	for tail := b[max(0, (len(b)-1)/segment+1-replayLen)*segment:]; len(tail) > 0; {
 		n := min(segment, len(tail))
-		p.recent.keep(tail[:n], now)
+		p.recent.keep(tail[:n], ecn, now)
 		tail = tail[n:]
 	}
 	route := p.route.Load()
@@ -468,18 +468,20 @@ func (p *peer) takeFrom() {
 }
 
 // replay sends the last packets over paths that were not in use when they were
-// sent. Those that came before count once: QUIC knows its packets.
+// sent, with their ECN marks: QUIC that is told of fewer marks than it sent does
+// without them for the rest of the connection. Packets that came before count
+// once: QUIC knows them.
 func (p *peer) replay(old *[]path.ID, route []path.ID, now int64) {
 	for _, id := range route {
 		if old == nil || !slices.Contains(*old, id) {
-			p.recent.eachSmall(now, func(b []byte) { p.sendOver(id, b, len(b), 0) })
+			p.recent.eachSmall(now, func(b []byte, ecn byte) { p.sendOver(id, b, len(b), ecn) })
 			p.replayOver(id, now)
 		}
 	}
 }
 
 func (p *peer) replayOver(id path.ID, now int64) {
-	p.recent.each(now, func(b []byte) { p.sendOver(id, b, len(b), 0) })
+	p.recent.each(now, func(b []byte, ecn byte) { p.sendOver(id, b, len(b), ecn) })
 }
 
 // ping asks a path for the machine. The caller holds p.mu.
