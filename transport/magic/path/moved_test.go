@@ -99,7 +99,7 @@ func TestPATH18DoubtOfAPeerThatMoved(t *testing.T) {
 	m.Found(now, moved, false)
 	now = answer(m, now, rtt)
 	m.Doubt(now, moved)
-	require.Equal(t, []path.ID{home, moved}, m.Route())
+	require.Equal(t, []path.ID{home, moved, one}, m.Route())
 	m.Pong(now.Add(rtt), home, now)
 	m.Doubt(now.Add(rtt), moved)
 	require.Equal(t, []path.ID{home}, m.Route(), "once for each")

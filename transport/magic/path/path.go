@@ -151,8 +151,9 @@ const (
 	lateFor       = 30 * time.Second // how long that is
 	settled       = 4                // answers after which the round trip is known
 	settleEvery   = 50 * time.Millisecond
-	missesToDead  = 5 // pings a suspect may miss (PATH-18)
-	pingsOfDoubt  = 4 // before a path in doubt is suspect
+	missesToDead  = 5           // pings a suspect may miss (PATH-18)
+	pingsOfDoubt  = 4           // before a path in doubt is suspect
+	maxDoubt      = time.Second // about the best path: suspect, though no other one answers
 	maxDoubtAgain = 4 * time.Second
 	maxDoubtRelay = 60 * time.Second
 	doubtAgain    = 250 * time.Millisecond // between two doubts about the best path
@@ -184,6 +185,7 @@ type Machine struct {
 	doubtVia ID        // the path it came from
 	doubts   int       // since the path was chosen; they become rarer as they prove unfounded
 	doubt    time.Time // since when the peer does not seem to get what we send; zero: it does
+	doubtOf  time.Time // the answer to a ping sent since then ends it
 	pings    []ID
 	events   []Event
 }
@@ -207,6 +209,9 @@ type entry struct {
 	worked   time.Time // when it was last given up after it had answered
 	history  uint32    // its last pings, the latest in the lowest bit; 1: lost
 	lossy    bool
+	lost     time.Time // ping counted as lost when the path became suspect
+	failed   time.Time // suspected while the best, and has not answered since
+	blamed   time.Time // when another path answered what was asked since that
 	flaps    int       // failures as the best path, the earlier ones less than flapWithin ago
 	flapped  time.Time // the last one
 	damped   time.Time // until when it is not chosen again, unless it is all there is
@@ -259,8 +264,15 @@ func (m *Machine) Pong(now time.Time, id ID, sent time.Time) {
 		return
 	}
 	if e.state == Suspect && sent.Before(e.since) {
+		if sent.Equal(e.lost) { // it was late only
+			e.history &^= 1
+		}
 		return // only later pings' pongs count (PATH-18)
 	}
+	if !e.blamed.IsZero() && now.Sub(e.blamed) > e.rtt+late {
+		e.flap(e.blamed)
+	}
+	e.failed, e.blamed = time.Time{}, time.Time{}
 	e.observe(now.Sub(sent))
 	e.misses = 0
 	if !e.overdue.IsZero() && !sent.Before(e.overdue) {
@@ -272,7 +284,7 @@ func (m *Machine) Pong(now time.Time, id ID, sent time.Time) {
 	if sent.After(e.answered) {
 		e.count(0)
 	}
-	if e == m.best && !sent.Before(m.doubt) {
+	if e == m.best && !sent.Before(m.doubtOf) {
 		m.doubt = time.Time{}
 	}
 	if sent.After(e.answered) {
@@ -281,6 +293,7 @@ func (m *Machine) Pong(now time.Time, id ID, sent time.Time) {
 	if e.state != Valid {
 		e.state, e.since = Valid, now
 	}
+	m.blame(now, sent)
 	if !e.opened {
 		e.opened = true
 		m.emit(Opened, e, "answered")
@@ -445,7 +458,7 @@ func (m *Machine) Doubt(now time.Time, via ID) {
 	if m.doubts > 1 && now.Sub(m.doubted) < min(doubtAgain<<min(m.doubts-2, 8), rarest) && !m.opened(via) {
 		return
 	}
-	m.doubt, m.doubted, m.doubtVia = now, now, via
+	m.doubt, m.doubtOf, m.doubted, m.doubtVia = now, now, now, via
 	m.doubts++
 	m.ping(now, b)
 	// The other path is there, since something came over it: a ping that it lost
@@ -474,8 +487,21 @@ func (m *Machine) mistrust(now time.Time) {
 	if !m.doubt.IsZero() {
 		m.ping(now, m.best)
 	} else if via := m.fallback(); via != nil && m.best.id.knocked() { // elsewhere packets wait in queues
-		m.Doubt(now, via.id)
+		overdue := m.best.pinged
+		if m.Doubt(now, via.id); m.doubt.Equal(now) {
+			m.doubtOf = overdue // a late answer is one too
+			if via.pinged.Before(overdue) {
+				m.ping(now, via)
+			}
+		}
 	}
+}
+
+// otherAnswers tells whether another path than the best one answers what was
+// asked lately. Where all answers are late, a queue that they share has grown, or
+// this process stood still, and no other path would be better.
+func (m *Machine) otherAnswers(since time.Time) bool {
+	return slices.ContainsFunc(m.paths, func(o *entry) bool { return o != m.best && o.state == Valid && !o.answered.Before(since) })
 }
 
 // expected is when a ping of the best path should have been answered, or in doubt
@@ -615,7 +641,9 @@ func (m *Machine) judge(now time.Time, e *entry, act Activity) bool {
 		return false
 	}
 	if e == m.best && !m.doubt.IsZero() && now.Sub(m.doubt) >= e.missAfter() {
-		return true // what comes does not tell that ours arrives
+		// What comes does not tell that ours arrives; what came another way, that
+		// the peer hears us there.
+		return m.doubtOf.Equal(m.doubt) || m.otherAnswers(m.doubtOf) || now.Sub(m.doubt) >= maxDoubt
 	}
 	return now.Sub(e.pinged) >= e.missAfter() && (e != m.best || act.LastRecv.Before(e.pinged))
 }
@@ -633,14 +661,26 @@ func (m *Machine) unanswered(now time.Time, e *entry, act Activity) bool {
 
 func (m *Machine) suspect(now time.Time, e *entry) {
 	e.count(1)
+	e.lost = e.pinged
 	e.state, e.since, e.misses, e.overdue = Suspect, now, 0, time.Time{}
 	if e == m.best {
-		e.flap(now)
+		e.failed = now
 	}
 	m.emit(Suspected, e, "data and ping unanswered")
 	for _, o := range m.paths {
 		if o.state == Valid || o.state == Suspect {
 			m.ping(now, o)
+		}
+	}
+}
+
+// blame notes that another path answers what was asked since one failed. If that
+// one then answers as soon, it was not to blame: all of them stand still together
+// where a radio does, or this process (PATH-19).
+func (m *Machine) blame(now, asked time.Time) {
+	for _, e := range m.paths {
+		if !e.failed.IsZero() && e.blamed.IsZero() && !asked.Before(e.failed) {
+			e.blamed = now
 		}
 	}
 }
@@ -778,7 +818,7 @@ func (m *Machine) choose(now time.Time) {
 	// What ended one direct path may well have ended the other: data goes over the
 	// relay too until it answers (PATH-18).
 	if f := m.fallback(); failed && f != nil && top.id.Kind() == Direct {
-		m.doubt, m.doubted, m.doubtVia = now, now, f.id
+		m.doubt, m.doubtOf, m.doubted, m.doubtVia = now, now, now, f.id
 	}
 	for _, e := range m.paths {
 		e.better = 0
