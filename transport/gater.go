@@ -72,7 +72,7 @@ func (g *gater) InterceptAddrDial(peer.ID, ma.Multiaddr) bool { return true }
 // last to see the TCP connection itself of what TLS and HTTP will wrap (PATH-26).
 func (g *gater) InterceptAccept(c network.ConnMultiaddrs) bool {
 	if nc, ok := c.(net.Conn); ok {
-		limitUnsent(nc)
+		makePrompt(nc)
 	}
 	remote := c.RemoteMultiaddr()
 	if magic.IsAddr(remote) || isCircuit(remote) {

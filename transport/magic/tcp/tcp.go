@@ -153,7 +153,7 @@ func newConn(c *net.TCPConn) *Conn {
 func Carry(s Carrier, remote netip.AddrPort) *Conn {
 	if c, ok := s.(syscall.Conn); ok {
 		if raw, err := c.SyscallConn(); err == nil {
-			LimitUnsent(raw)
+			MakePrompt(raw)
 		}
 	}
 	return &Conn{

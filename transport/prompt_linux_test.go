@@ -13,7 +13,7 @@ import (
 )
 
 // PATH-26: the kernel holds little that was not sent yet at either end of a
-// link to a relay, be it TCP or the web's.
+// link to a relay, be it TCP or the web's, and does not overfill its line.
 func TestPATH26LinksHoldLittleUnsent(t *testing.T) {
 	for _, listen := range []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/tls/ws"} {
 		t.Run(listen, func(t *testing.T) { holdLittleUnsent(t, listen) })
@@ -42,6 +42,9 @@ func holdLittleUnsent(t *testing.T, listen string) {
 		}
 		ends++
 		require.Equal(t, 64<<10, limit)
+		control, err := unix.GetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION)
+		require.NoError(t, err)
+		require.Equal(t, "cubic", control)
 	}
 	require.GreaterOrEqual(t, ends, 2, "both ends of the link are in this process")
 }

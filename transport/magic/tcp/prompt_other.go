@@ -2,4 +2,4 @@
 
 package tcp
 
-func setUnsentLimit(uintptr) {}
+func makePrompt(uintptr) {}

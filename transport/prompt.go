@@ -16,7 +16,7 @@ import (
 	"github.com/alkdev/alknet-p2p/transport/magic/tcp"
 )
 
-// prompt is a security transport that limits what waits in the kernel on the
+// prompt is a security transport that lets little wait in the kernel on the
 // connections that were dialled, which pass nowhere else before they are wrapped.
 // The gater does that for accepted ones.
 type prompt struct{ sec.SecureTransport }
@@ -33,13 +33,13 @@ func promptNoise(id protocol.ID, key crypto.PrivKey, muxers []tptu.StreamMuxer) 
 
 // SecureOutbound implements sec.SecureTransport.
 func (p prompt) SecureOutbound(ctx context.Context, insecure net.Conn, id peer.ID) (sec.SecureConn, error) {
-	limitUnsent(insecure)
+	makePrompt(insecure)
 	return p.SecureTransport.SecureOutbound(ctx, insecure, id)
 }
 
-// limitUnsent sets the limit where the system has one (PATH-26). What hides its
+// makePrompt does so where the system can (PATH-26). What hides its
 // TCP connection stays as it is.
-func limitUnsent(c net.Conn) {
+func makePrompt(c net.Conn) {
 	sc, ok := c.(syscall.Conn)
 	if !ok {
 		return
@@ -48,5 +48,5 @@ func limitUnsent(c net.Conn) {
 	if err != nil {
 		return
 	}
-	tcp.LimitUnsent(raw)
+	tcp.MakePrompt(raw)
 }
