@@ -115,10 +115,10 @@ func TestPATH14WebServersOfOthers(t *testing.T) {
 		_, _ = io.WriteString(w, strings.Repeat("a page", 1000))
 	}))
 	_, err := NewDialer(nil).Direct(within(t, 10*time.Second), other)
-	require.ErrorIs(t, err, errNoPeer)
+	require.ErrorIs(t, err, ErrNoPeer)
 	require.EqualValues(t, 1, asked.Load())
 	_, err = NewDialer(nil).Direct(within(t, 10*time.Second), webServer(t, Upgrade(nil)))
-	require.ErrorIs(t, err, errNoPeer)
+	require.ErrorIs(t, err, ErrNoPeer)
 
 	l, err := net.Listen("tcp", "127.0.0.1:0") // takes connections, and no more
 	require.NoError(t, err)
