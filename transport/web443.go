@@ -51,7 +51,7 @@ func (h *Host) prepareWeb() error {
 	return nil
 }
 
-// webTLS is what WebSocket below TLS is listened with; nil unless a relay.
+// webTLS is what is listened with below TLS; nil unless a relay, or on port 443.
 func (h *Host) webTLS() *tls.Config {
 	if h.certs == nil {
 		return nil
