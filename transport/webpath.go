@@ -25,7 +25,7 @@ func (h *Host) dialWeb(ctx context.Context, to netip.AddrPort) (tcp.Carrier, err
 	c, err := h.dialer.Direct(ctx, to)
 	switch {
 	case errors.Is(err, web.ErrNoPeer):
-		return nil, noPeer{err}
+		return nil, noPeerError{err}
 	case err != nil:
 		return nil, err
 	}
@@ -35,11 +35,11 @@ func (h *Host) dialWeb(ctx context.Context, to netip.AddrPort) (tcp.Carrier, err
 	return c, nil
 }
 
-// noPeer is such an error of package web as the socket knows it.
-type noPeer struct{ error }
+// noPeerError is such an error of package web as the socket knows it.
+type noPeerError struct{ error }
 
 // Is implements what errors.Is asks for.
-func (noPeer) Is(target error) bool { return target == socket.ErrNoPeer }
+func (noPeerError) Is(target error) bool { return target == socket.ErrNoPeer }
 
 // takeWeb takes a connection for a direct path to this node.
 func (h *Host) takeWeb(c *web.Direct) { h.socket.TakeWeb(c, c.Remote()) }
