@@ -230,7 +230,8 @@ func (l *links) dial(ctx context.Context, k relay.Key) (relay.Stream, error) {
 
 // redial opens the stream after a link broke. A connection that is left, by
 // QUIC as a rule, may have outlived a change of address or be as dead as the
-// link: it has to answer, and races against new ones. Those begin at three
+// link: it has to answer, and races against new ones, whose handshake is answer
+// enough: the greeting need not wait for another one. Those begin at three
 // moments, since the change may not be over and swallow the first. A relay that
 // fell silent was perhaps only slow, and is so to all its clients: what is left
 // costs it least to go on with, and has a start; and one new one is enough.
@@ -272,7 +273,10 @@ func (l *links) redial(ctx context.Context, p peer.ID, left network.Conn, cause 
 			if err != nil {
 				return nil, err
 			}
-			return openAnswered(ctx, c, RelayProtocol)
+			if c.Stat().Opened.Before(begin) { // another one that was left
+				return openAnswered(ctx, c, RelayProtocol)
+			}
+			return openOn(ctx, c, RelayProtocol)
 		})
 	}
 	l.h.wg.Go(func() {

@@ -8,20 +8,23 @@ import (
 
 // NewIP gives the host's NAT, or the public host itself, a new public address;
 // the NAT forgets its mappings. Behind a carrier it is the carrier's address.
+// Packets are let through all the time: an ISP changes the address, nothing
+// reboots.
 func (l *Lab) NewIP(host string) error {
 	return l.event("new IP", host, func(m *member) error {
 		u := m.edge()
-		if err := u.renumber(); err != nil {
+		old, err := u.reserve()
+		if err != nil {
 			return err
 		}
 		if m.router == nil {
 			m.addr = u.addr
-			return nil
+			return u.renumber(old)
 		}
 		r := m.router.outermost()
 		r.wan = u.addr
 
-		return r.reset()
+		return r.move(func() error { return u.renumber(old) })
 	})
 }
 

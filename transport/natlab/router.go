@@ -182,6 +182,20 @@ func (r *router) reset() error {
 	return r.renew(func() error { return errors.Join(r.startMapper(), r.space.forget()) })
 }
 
+// move is reset with another address of the outer side, r.wan, which renumber
+// gives it. Nothing need be held: the rules learn of that address only, so that
+// what is known of the old one stays out of the new tables, and is forgotten last.
+func (r *router) move(renumber func() error) error {
+	if err := r.load(); err != nil {
+		return err
+	}
+	if err := renumber(); err != nil {
+		return err
+	}
+
+	return errors.Join(r.startMapper(), r.space.forget())
+}
+
 // renew sets the rules anew, with empty tables, and lets forget drop what
 // connection tracking knows. Nothing is forwarded meanwhile: a connection that
 // is still known would bring its old port back into the tables.

@@ -114,17 +114,20 @@ func (u *uplink) neighbors() []string {
 	}
 }
 
-// renumber gives the near end another IPv4 address.
-func (u *uplink) renumber() error {
+// reserve makes the next IPv4 address the near end's, and tells inet where it
+// is. The near end itself has the old one until renumber.
+func (u *uplink) reserve() (old netip.Addr, err error) {
 	if !u.ipv4 {
-		return errNoIPv4
+		return netip.Addr{}, errNoIPv4
 	}
-	old := u.addr
+	old = u.addr
 	u.addr = old.Next()
-	if err := u.inet.ip(u.neighbors()...); err != nil {
-		return err
-	}
 
+	return old, u.inet.ip(u.neighbors()...)
+}
+
+// renumber gives the near end the address reserved in place of the old one.
+func (u *uplink) renumber(old netip.Addr) error {
 	return u.space.ip(append([]string{fmt.Sprintf("address del %v/24 dev %s", old, u.dev)}, u.nearEnd()...)...)
 }
 

@@ -304,6 +304,7 @@ func (l *Link) now() int64 { return int64(time.Since(l.start)) }
 func (l *Link) write() {
 	_, err := l.queue.drainTo(l.stream, l.left, 0, nil)
 	if err == nil && l.Err() == nil { // Close: the last words
+		l.queue.lift()
 		_, err = l.queue.drainBurst(l.stream, farewell, nil)
 		if err == nil && closeWrite(l.stream) {
 			return // the relay answers with its own end
@@ -359,7 +360,9 @@ func (l *Link) handle(f Frame) error {
 		}
 		l.queue.putControl(Frame{Type: FramePong, Payload: f.Payload})
 	case FramePong:
-		l.pong(f.Payload)
+		if now := time.Now(); !l.queue.answered(f.Payload, now) {
+			l.pong(f.Payload, now)
+		}
 	case FrameHealth:
 		if l.cfg.OnHealth != nil {
 			l.cfg.OnHealth(string(f.Payload[:min(len(f.Payload), maxHealth)]))
@@ -475,13 +478,13 @@ func (l *Link) sendPing(now time.Time) {
 
 // pong measures the round trip, smoothed as in RFC 6298. A pong to an older
 // ping, or to none, shows life and nothing more.
-func (l *Link) pong(id []byte) {
+func (l *Link) pong(id []byte, now time.Time) {
 	l.pingMu.Lock()
 	defer l.pingMu.Unlock()
 	if l.pinged.IsZero() || string(id) != string(l.pingID[:]) {
 		return
 	}
-	rtt := time.Since(l.pinged)
+	rtt := now.Sub(l.pinged)
 	l.pinged = time.Time{}
 	if l.ponged {
 		rtt = (7*l.RTT() + rtt) / 8

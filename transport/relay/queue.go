@@ -13,12 +13,14 @@ const writeChunk = 32 << 10
 // maxControl bounds the control frames waiting in a queue.
 const maxControl = 64
 
-// A packet whose sender understands ECN is marked when all packets of the last
-// markWithin waited longer than markAfter (as RFC 8289 decides to drop): that he
+// A flow is told by an ECN mark, if its sender understands it, when all its
+// packets of the last markWithin waited longer than markAfter (as RFC 8289 decides to drop): that he
 // sends less is better than that what he sends comes late or is dropped. A burst
-// is no reason.
+// is no reason. One mark tells him, and he needs a round trip to hear of it: a
+// second one in the meantime would make him slow down twice. markAfter is what
+// he may lose by one mark on a round trip of 100 ms before the line runs dry.
 const (
-	markAfter  = 10 * time.Millisecond
+	markAfter  = 15 * time.Millisecond
 	markWithin = 100 * time.Millisecond
 )
 
@@ -48,11 +50,11 @@ type queue struct {
 	control fifo[item]
 	flows   map[Key]*flow
 	turns   fifo[*flow] // flows in the order of their turns; one that ran dry leaves at its turn
-	spare   *flow       // an empty one for the next pair, with its memory
+	window  window
+	spare   *flow // an empty one for the next pair, with its memory
 	frames  int
 	bytes   int
-	late    time.Time // since when every frame waited longer than markAfter; zero: they do not
-	last    bool      // a GoAway is in, after which nothing follows
+	last    bool // a GoAway is in, after which nothing follows
 }
 
 // item is one frame in its wire form.
@@ -63,12 +65,14 @@ type item struct {
 }
 
 // mark says that there was congestion on the way (RFC 3168, section 5), if the
-// packet's ECN mark says that its sender wants to know.
-func (it item) mark() {
+// packet's ECN mark says that its sender wants to know, and whether it does.
+func (it item) mark() bool {
 	const flags = lengthSize + headerSize - 1
-	if it.buf[flags]&ECNMask != 0 {
-		it.buf[flags] |= ECNMask
+	if it.buf[flags]&ECNMask == 0 {
+		return false
 	}
+	it.buf[flags] |= ECNMask
+	return true
 }
 
 type flow struct {
@@ -77,6 +81,20 @@ type flow struct {
 	data   fifo[item]
 	bytes  int
 	credit int // bytes it may still send in this turn
+
+	late time.Time // since when every frame waited longer than markAfter, or its sender was told; zero: they do not
+}
+
+// congested takes how long the frame that leaves now has waited, and says
+// whether the sender is to hear of it.
+func (fl *flow) congested(wait time.Duration, now time.Time) bool {
+	switch {
+	case wait <= markAfter:
+		fl.late = time.Time{}
+	case fl.late.IsZero():
+		fl.late = now
+	}
+	return !fl.late.IsZero() && now.Sub(fl.late) >= markWithin
 }
 
 // fifo is a first-in first-out list.
@@ -112,6 +130,7 @@ func newQueue(limits queueLimits, full, old *atomic.Uint64) *queue {
 		wake:   make(chan struct{}, 1),
 		pace:   pace{size: paceFirst, begin: time.Now()},
 		flows:  make(map[Key]*flow),
+		window: window{limit: windowFirst},
 	}
 }
 
@@ -134,7 +153,7 @@ func (q *queue) put(pair Key, f Frame, now time.Time) {
 		if fl, q.spare = q.spare, nil; fl == nil {
 			fl = new(flow)
 		}
-		fl.key, fl.credit = pair, 0
+		fl.key, fl.credit, fl.late = pair, 0, time.Time{}
 		q.flows[pair] = fl
 		q.turns.push(fl)
 	}
@@ -212,13 +231,8 @@ func (q *queue) take(dst []byte, limit int, now time.Time) (out []byte, frames i
 				q.old.Add(1)
 				continue
 			}
-			switch {
-			case wait <= markAfter:
-				q.late = time.Time{}
-			case q.late.IsZero():
-				q.late = now
-			case now.Sub(q.late) >= markWithin:
-				it.mark()
+			if fl.congested(wait, now) && it.mark() {
+				fl.late = now // the next one not before another markWithin
 			}
 			fl.credit -= it.n
 			dst = emit(dst, it)
@@ -232,6 +246,41 @@ func (q *queue) take(dst []byte, limit int, now time.Time) (out []byte, frames i
 		}
 	}
 	return dst, frames, false
+}
+
+// room is how much is to be written at once now; nothing but control frames
+// when it is 0.
+func (q *queue) room(now time.Time) int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	room := min(q.window.room(now), q.pace.size, max(q.window.limit/8, maxWire))
+	q.window.full = q.window.full || room == 0 && q.frames > 0
+	return room
+}
+
+// mark counts what is about to be written, and appends a Ping to it when one is due.
+func (q *queue) mark(chunk []byte, now time.Time) []byte {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.window.wrote(chunk, len(chunk), now)
+}
+
+// lift lets everything out, for the last words.
+func (q *queue) lift() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.window.lifted = time.Now().Add(farewell)
+}
+
+// answered takes a Pong and says whether it answers a Ping of the window.
+func (q *queue) answered(echo []byte, now time.Time) bool {
+	q.mu.Lock()
+	ours := q.window.answered(echo, now)
+	q.mu.Unlock()
+	if ours {
+		q.signal()
+	}
+	return ours
 }
 
 // popFrame takes the next frame of the flow.
@@ -319,8 +368,8 @@ func (q *queue) drainBurst(s Stream, timeout time.Duration, wrote func(frames, b
 	for {
 		now := time.Now()
 		var frames int
-		*chunk, frames, last = q.take((*chunk)[:0], q.pace.size, now)
-		if len(*chunk) == 0 {
+		*chunk, frames, last = q.take((*chunk)[:0], q.room(now), now)
+		if *chunk = q.mark(*chunk, now); len(*chunk) == 0 {
 			return last, nil
 		}
 		if last {

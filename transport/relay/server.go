@@ -614,6 +614,8 @@ func (c *client) read() error {
 			if len(f.Payload) == echoSize {
 				c.queue.putControl(Frame{Type: FramePong, Payload: f.Payload})
 			}
+		case FramePong:
+			c.queue.answered(f.Payload, now)
 		default:
 			// The others mean nothing on the way to a relay.
 		}

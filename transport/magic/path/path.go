@@ -151,8 +151,9 @@ const (
 	lateFor       = 30 * time.Second // how long that is
 	settled       = 4                // answers after which the round trip is known
 	settleEvery   = 50 * time.Millisecond
-	missesToDead  = 5 // pings a suspect may miss (PATH-18)
-	pingsOfDoubt  = 4 // before a path in doubt is suspect
+	missesToDead  = 5           // pings a suspect may miss (PATH-18)
+	pingsOfDoubt  = 4           // before a path in doubt is suspect
+	maxDoubt      = time.Second // about the best path: suspect, though no other one answers
 	maxDoubtAgain = 4 * time.Second
 	maxDoubtRelay = 60 * time.Second
 	doubtAgain    = 250 * time.Millisecond // between two doubts about the best path
@@ -184,6 +185,7 @@ type Machine struct {
 	doubtVia ID        // the path it came from
 	doubts   int       // since the path was chosen; they become rarer as they prove unfounded
 	doubt    time.Time // since when the peer does not seem to get what we send; zero: it does
+	doubtOf  time.Time // the answer to a ping sent since then ends it
 	pings    []ID
 	events   []Event
 }
@@ -207,6 +209,9 @@ type entry struct {
 	worked   time.Time // when it was last given up after it had answered
 	history  uint32    // its last pings, the latest in the lowest bit; 1: lost
 	lossy    bool
+	lost     time.Time // ping counted as lost when the path became suspect
+	failed   time.Time // suspected while the best, and has not answered since
+	blamed   time.Time // when another path answered what was asked since that
 	flaps    int       // failures as the best path, the earlier ones less than flapWithin ago
 	flapped  time.Time // the last one
 	damped   time.Time // until when it is not chosen again, unless it is all there is
@@ -259,8 +264,15 @@ func (m *Machine) Pong(now time.Time, id ID, sent time.Time) {
 		return
 	}
 	if e.state == Suspect && sent.Before(e.since) {
+		if sent.Equal(e.lost) { // it was late only
+			e.history &^= 1
+		}
 		return // only later pings' pongs count (PATH-18)
 	}
+	if !e.blamed.IsZero() && now.Sub(e.blamed) > e.rtt+late {
+		e.flap(e.blamed)
+	}
+	e.failed, e.blamed = time.Time{}, time.Time{}
 	e.observe(now.Sub(sent))
 	e.misses = 0
 	if !e.overdue.IsZero() && !sent.Before(e.overdue) {
@@ -272,7 +284,7 @@ func (m *Machine) Pong(now time.Time, id ID, sent time.Time) {
 	if sent.After(e.answered) {
 		e.count(0)
 	}
-	if e == m.best && !sent.Before(m.doubt) {
+	if e == m.best && !sent.Before(m.doubtOf) {
 		m.doubt = time.Time{}
 	}
 	if sent.After(e.answered) {
@@ -281,6 +293,7 @@ func (m *Machine) Pong(now time.Time, id ID, sent time.Time) {
 	if e.state != Valid {
 		e.state, e.since = Valid, now
 	}
+	m.blame(now, sent)
 	if !e.opened {
 		e.opened = true
 		m.emit(Opened, e, "answered")
@@ -342,17 +355,18 @@ func (m *Machine) Tick(now time.Time, act Activity) time.Time {
 			}
 			if e == m.best && !act.Unanswered.IsZero() {
 				ask := act.Unanswered.Add(e.missedAfter(act.Longest))
-				switch {
-				case now.Before(ask):
+				if now.Before(ask) {
 					sooner(ask)
-				case e.pinged.Before(act.Unanswered):
-					m.ping(now, e)
-					e.asked = now
-					if r := m.runnerUp(); r != nil { // in time to know whether it works
-						m.ping(now, r)
+				} else {
+					if e.pinged.Before(act.Unanswered) {
+						m.ping(now, e)
+						e.asked = now
 					}
-					sooner(now.Add(e.limit() / 2))
-				default:
+					for _, r := range m.spares() { // in time to know whether they work
+						if r.pinged.Before(act.Unanswered) {
+							m.ping(now, r)
+						}
+					}
 					sooner(act.Unanswered.Add(e.limit()))
 					sooner(e.pinged.Add(e.limit() / 2))
 				}
@@ -441,10 +455,10 @@ func (m *Machine) Doubt(now time.Time, via ID) {
 	if b.id.Kind() == Relayed {
 		rarest = maxDoubtRelay
 	}
-	if m.doubts > 1 && now.Sub(m.doubted) < min(doubtAgain<<min(m.doubts-2, 8), rarest) {
+	if m.doubts > 1 && now.Sub(m.doubted) < min(doubtAgain<<min(m.doubts-2, 8), rarest) && !m.opened(via) {
 		return
 	}
-	m.doubt, m.doubted, m.doubtVia = now, now, via
+	m.doubt, m.doubtOf, m.doubted, m.doubtVia = now, now, now, via
 	m.doubts++
 	m.ping(now, b)
 	// The other path is there, since something came over it: a ping that it lost
@@ -454,6 +468,17 @@ func (m *Machine) Doubt(now time.Time, via ID) {
 	}
 }
 
+// opened tells whether the peer answers at an address at which it did not at the
+// last doubt: it may have moved there, whatever came of that one.
+func (m *Machine) opened(via ID) bool {
+	e := m.find(via)
+	return e != nil && e.id.Kind() == Direct && e.state == Valid && e.since.After(m.doubted)
+}
+
+// Moved says that the peer names other addresses than before: that doubts proved
+// unfounded where it was says nothing about the next one.
+func (m *Machine) Moved() { m.doubts = 0 }
+
 // mistrust doubts the best path of its own accord, since a ping was not answered
 // in its time although data comes and goes. What is doubled until one is answered
 // costs less than what would be lost until it is clear that the path fails; and
@@ -462,8 +487,21 @@ func (m *Machine) mistrust(now time.Time) {
 	if !m.doubt.IsZero() {
 		m.ping(now, m.best)
 	} else if via := m.fallback(); via != nil && m.best.id.knocked() { // elsewhere packets wait in queues
-		m.Doubt(now, via.id)
+		overdue := m.best.pinged
+		if m.Doubt(now, via.id); m.doubt.Equal(now) {
+			m.doubtOf = overdue // a late answer is one too
+			if via.pinged.Before(overdue) {
+				m.ping(now, via)
+			}
+		}
 	}
+}
+
+// otherAnswers tells whether another path than the best one answers what was
+// asked lately. Where all answers are late, a queue that they share has grown, or
+// this process stood still, and no other path would be better.
+func (m *Machine) otherAnswers(since time.Time) bool {
+	return slices.ContainsFunc(m.paths, func(o *entry) bool { return o != m.best && o.state == Valid && !o.answered.Before(since) })
 }
 
 // expected is when a ping of the best path should have been answered, or in doubt
@@ -479,7 +517,7 @@ func (m *Machine) expected() time.Time {
 // reason than the best, a direct one.
 func (m *Machine) fallback() *entry {
 	for _, e := range m.ranked() {
-		if e.state == Valid && e.id.Kind() == Relayed {
+		if e != m.best && e.state == Valid && e.id.Kind() == Relayed {
 			return e
 		}
 	}
@@ -492,8 +530,13 @@ func (m *Machine) Route() []ID {
 	if m.best != nil && m.best.state == Valid {
 		ids := []ID{m.best.id}
 		if !m.doubt.IsZero() {
-			if e := m.find(m.doubtVia); e != nil && (e.state == Valid || e.state == Suspect) {
-				return append(ids, e.id)
+			e := m.find(m.doubtVia)
+			if e != nil && (e.state == Valid || e.state == Suspect) {
+				ids = append(ids, e.id)
+				// What comes straight need not get there straight.
+				if f := m.fallback(); f != nil && e.id.Kind() == Direct {
+					ids = append(ids, f.id)
+				}
 			}
 		}
 		return ids
@@ -598,7 +641,9 @@ func (m *Machine) judge(now time.Time, e *entry, act Activity) bool {
 		return false
 	}
 	if e == m.best && !m.doubt.IsZero() && now.Sub(m.doubt) >= e.missAfter() {
-		return true // what comes does not tell that ours arrives
+		// What comes does not tell that ours arrives; what came another way, that
+		// the peer hears us there.
+		return m.doubtOf.Equal(m.doubt) || m.otherAnswers(m.doubtOf) || now.Sub(m.doubt) >= maxDoubt
 	}
 	return now.Sub(e.pinged) >= e.missAfter() && (e != m.best || act.LastRecv.Before(e.pinged))
 }
@@ -616,14 +661,26 @@ func (m *Machine) unanswered(now time.Time, e *entry, act Activity) bool {
 
 func (m *Machine) suspect(now time.Time, e *entry) {
 	e.count(1)
+	e.lost = e.pinged
 	e.state, e.since, e.misses, e.overdue = Suspect, now, 0, time.Time{}
 	if e == m.best {
-		e.flap(now)
+		e.failed = now
 	}
 	m.emit(Suspected, e, "data and ping unanswered")
 	for _, o := range m.paths {
 		if o.state == Valid || o.state == Suspect {
 			m.ping(now, o)
+		}
+	}
+}
+
+// blame notes that another path answers what was asked since one failed. If that
+// one then answers as soon, it was not to blame: all of them stand still together
+// where a radio does, or this process (PATH-19).
+func (m *Machine) blame(now, asked time.Time) {
+	for _, e := range m.paths {
+		if !e.failed.IsZero() && e.blamed.IsZero() && !asked.Before(e.failed) {
+			e.blamed = now
 		}
 	}
 }
@@ -708,6 +765,21 @@ func (m *Machine) runnerUp() *entry {
 	return nil
 }
 
+// spares are the paths that data goes over next, those that answer: the
+// runner-up and, where that goes straight as well and may fail with the best one,
+// a relayed one. A link to a relay that has died is known to be so only once
+// something was sent over it.
+func (m *Machine) spares() []*entry {
+	r := m.runnerUp()
+	if r == nil {
+		return nil
+	}
+	if o := m.fallback(); o != nil && o != r {
+		return []*entry{r, o}
+	}
+	return []*entry{r}
+}
+
 // compare counts how often in a row a path beat the best one by enough.
 func (m *Machine) compare(e *entry) {
 	if m.best == nil || e == m.best || e.id.rank() != m.best.id.rank() {
@@ -741,7 +813,13 @@ func (m *Machine) choose(now time.Time) {
 			return
 		}
 	}
+	failed := m.best != nil && m.best.state == Suspect && !m.best.since.Before(top.answered)
 	m.best, m.selected, m.doubt, m.doubts = top, now, time.Time{}, 0
+	// What ended one direct path may well have ended the other: data goes over the
+	// relay too until it answers (PATH-18).
+	if f := m.fallback(); failed && f != nil && top.id.Kind() == Direct {
+		m.doubt, m.doubtOf, m.doubted, m.doubtVia = now, now, now, f.id
+	}
 	for _, e := range m.paths {
 		e.better = 0
 	}
@@ -751,10 +829,11 @@ func (m *Machine) choose(now time.Time) {
 // successor is the path of the same kind to go over to from one that is in doubt:
 // it answered what was sent after the doubt began, and the best path did not in
 // its time. A peer that has moved answers at another address, and no more at the
-// one before (PATH-18).
+// one before (PATH-18). Where answers used to vary, twice the round trip is time
+// enough, since the other one had no more.
 func (m *Machine) successor(now time.Time) *entry {
 	b := m.best
-	if b == nil || b.state != Valid || m.doubt.IsZero() || now.Sub(m.doubt) < b.answerIn() {
+	if b == nil || b.state != Valid || m.doubt.IsZero() || now.Sub(m.doubt) < b.rtt+min(4*b.dev, b.rtt)+late {
 		return nil
 	}
 	for _, e := range m.ranked() {

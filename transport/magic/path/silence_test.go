@@ -68,6 +68,47 @@ func TestPATH18PingsNotAnswered(t *testing.T) {
 	require.Equal(t, []path.ID{one}, m.Route())
 }
 
+// PATH-18: where a second direct path is the runner-up, the relay is asked as well
+// when the peer is missed: the peer hears there that something is wrong. And the
+// second direct path is not trusted alone before it has answered.
+func TestPATH18TwoDirectPaths(t *testing.T) {
+	for _, works := range []bool{true, false} {
+		m, begin := both(t)
+		tcp := path.ID{Addr: home.Addr, TCP: true}
+		m.Found(begin, tcp, false)
+		begin = answer(m, begin, rtt)
+		require.Equal(t, []path.ID{home}, m.Route())
+		act := path.Activity{LastData: begin, LastRecv: begin.Add(-time.Millisecond), Unanswered: begin, Held: true}
+		asked := map[path.ID]bool{}
+		now := begin
+		for ; m.State(home) != path.Suspect; now = now.Add(5 * time.Millisecond) {
+			require.Less(t, now.Sub(begin), 200*time.Millisecond)
+			m.Tick(now, act)
+			for _, id := range m.Pings() {
+				asked[id] = true
+				if id == one {
+					m.Pong(now, id, now)
+				}
+			}
+		}
+		require.Equal(t, map[path.ID]bool{home: true, tcp: true, one: true}, asked)
+		require.Equal(t, tcp, best(m))
+		require.Equal(t, []path.ID{tcp, one}, m.Route())
+		if works {
+			m.Pong(now.Add(rtt), tcp, now)
+			require.Equal(t, []path.ID{tcp}, m.Route())
+			continue
+		}
+		for begin = now; m.State(tcp) != path.Suspect; now = now.Add(5 * time.Millisecond) {
+			require.Less(t, now.Sub(begin), 300*time.Millisecond)
+			require.Contains(t, m.Route(), one)
+			m.Tick(now, act)
+			answer(m, now, 0, home, tcp)
+		}
+		require.Equal(t, []path.ID{one}, m.Route())
+	}
+}
+
 // PATH-18: a late answer costs nothing while no data is under way, and where
 // there is no relay that works.
 func TestPATH18LateAnswerWithoutData(t *testing.T) {

@@ -406,6 +406,10 @@ func (p *peer) calledBy(m disco.CallMeMaybe) {
 
 // asked is what a CallMeMaybe of the peer asks for. The caller holds p.mu.
 func (p *peer) asked(m disco.CallMeMaybe) {
+	if !slices.Equal(p.named, m.Addrs) {
+		p.named = slices.Clone(m.Addrs)
+		p.machine.Moved()
+	}
 	perIP := make(map[netip.Addr]int)
 	for _, a := range m.Addrs[:min(len(m.Addrs), maxCandidates)] {
 		// A candidate costs seven probes in its first second (PATH-16).

@@ -21,6 +21,8 @@ const (
 	pingTimeout  = 10 * time.Second      // after that the answer no longer counts
 	refreshEvery = 5 * time.Second
 
+	ackDelay = 30 * time.Millisecond // for which QUIC may hold back an acknowledgement, and some
+
 	keepAliveSize = 64 // a QUIC packet with a PING or an ACK in it
 )
 
@@ -53,6 +55,8 @@ type peer struct {
 	direct     atomic.Bool                      // and it is direct
 	admitted   atomic.Bool                      // may know our addresses (PATH-13)
 	doubted    atomic.Int64                     // when a packet last came over another path than our direct one
+	answerIn   atomic.Int64                     // time in which QUIC answers over the best path
+	repeated   atomic.Int64                     // when the last packets were sent again for a ping
 	owing      atomic.Bool                      // a pong ended a silence in which packets were lost
 	wide       atomic.Pointer[[]netip.AddrPort] // direct paths that carry MaxPacket
 	wideSent   atomic.Int64                     // packets for whose sake that is asked again
@@ -68,6 +72,7 @@ type peer struct {
 	seen       disco.Window
 	boots      disco.Boots
 	paths      []netip.AddrPort // direct paths its packets are taken from
+	named      []netip.AddrPort // where the peer said last that it is
 	called     time.Time        // when our addresses were last sent
 	greeted    disco.BootID     // what the peer introduced last
 	changed    chan struct{}
@@ -169,6 +174,21 @@ func (p *peer) sendAgain(now int64) {
 	}
 }
 
+// repeat sends the last packets again over a path in use from which the peer
+// asks though they should have been answered by now: its link was away, perhaps,
+// and what came before its ping was dropped. QUIC, which has had its own tries in
+// the silence, waits longer for its next one (PATH-18).
+func (p *peer) repeat(id path.ID, now int64) {
+	route := p.route.Load()
+	if route == nil || !slices.Contains(*route, id) {
+		return
+	}
+	if last := p.repeated.Load(); now-last < p.quiet.Load() || !p.repeated.CompareAndSwap(last, now) {
+		return
+	}
+	p.replayOver(id, now)
+}
+
 // used notes traffic. What is as small as a keep-alive is no sign that anybody
 // uses the connection (PATH-17).
 func (p *peer) used(size int, now int64) {
@@ -233,7 +253,7 @@ func (p *peer) send(b []byte, segment int, ecn byte) {
 	// Of a long train only the end may still be wanted.
 	for tail := b[max(0, (len(b)-1)/segment+1-replayLen)*segment:]; len(tail) > 0; {
 		n := min(segment, len(tail))
-		p.recent.keep(tail[:n], now)
+		p.recent.keep(tail[:n], ecn, now)
 		tail = tail[n:]
 	}
 	route := p.route.Load()
@@ -265,22 +285,24 @@ func (p *peer) sendOver(id path.ID, b []byte, segment int, ecn byte) {
 // cameOver notes data, or a ping while data waits, that came over another path
 // than the one ours takes.
 // Perhaps ours does not arrive: one direction can fail alone, and the peer can
-// have moved (PATH-18).
-func (p *peer) cameOver(id path.ID) {
+// have moved (PATH-18). It says whether data goes over that path as well from now
+// on; the last packets did already.
+func (p *peer) cameOver(id path.ID) (doubled bool) {
 	if !p.settled.Load() {
-		return
+		return false
 	}
 	if r := p.route.Load(); r == nil || len(*r) != 1 || (*r)[0] == id {
-		return
+		return false
 	}
 	now := p.s.now()
 	if last := p.doubted.Load(); time.Duration(now-last) < busyTick || !p.doubted.CompareAndSwap(last, now) {
-		return
+		return false
 	}
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.machine.Doubt(p.s.time(now), id)
 	p.apply()
-	p.mu.Unlock()
+	return slices.Contains(*p.route.Load(), id)
 }
 
 // hello notes the boot a peer introduces: one that was restarted does not know
@@ -380,7 +402,8 @@ func (p *peer) apply() {
 	for _, id := range p.machine.Pings() {
 		p.ping(id)
 	}
-	best, state, _, _, ok := p.machine.Best()
+	best, state, rtt, _, ok := p.machine.Best()
+	p.answerIn.Store(int64(rtt + ackDelay))
 	settled := ok && state == path.Valid
 	again := !p.settled.Swap(settled) && settled
 	direct := settled && best.Kind() == path.Direct
@@ -445,18 +468,20 @@ func (p *peer) takeFrom() {
 }
 
 // replay sends the last packets over paths that were not in use when they were
-// sent. Those that came before count once: QUIC knows its packets.
+// sent, with their ECN marks: QUIC that is told of fewer marks than it sent does
+// without them for the rest of the connection. Packets that came before count
+// once: QUIC knows them.
 func (p *peer) replay(old *[]path.ID, route []path.ID, now int64) {
 	for _, id := range route {
 		if old == nil || !slices.Contains(*old, id) {
-			p.recent.eachSmall(now, func(b []byte) { p.sendOver(id, b, len(b), 0) })
+			p.recent.eachSmall(now, func(b []byte, ecn byte) { p.sendOver(id, b, len(b), ecn) })
 			p.replayOver(id, now)
 		}
 	}
 }
 
 func (p *peer) replayOver(id path.ID, now int64) {
-	p.recent.each(now, func(b []byte) { p.sendOver(id, b, len(b), 0) })
+	p.recent.each(now, func(b []byte, ecn byte) { p.sendOver(id, b, len(b), ecn) })
 }
 
 // ping asks a path for the machine. The caller holds p.mu.

@@ -27,6 +27,7 @@ type ring struct {
 type kept struct {
 	data [MaxPacket]byte
 	n    int
+	ecn  byte
 	at   int64
 }
 
@@ -37,11 +38,12 @@ type smalls struct {
 	kept [smallLen]struct {
 		data [smallSize]byte
 		n    int
+		ecn  byte
 		at   int64
 	}
 }
 
-func (r *ring) keep(b []byte, now int64) {
+func (r *ring) keep(b []byte, ecn byte, now int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e := &r.kept[r.next]
@@ -49,7 +51,7 @@ func (r *ring) keep(b []byte, now int64) {
 	if e.n > 0 && e.n <= smallSize && time.Duration(now-e.at) < smallFor {
 		r.keepSmall(e)
 	}
-	e.n, e.at = copy(e.data[:], b), now
+	e.n, e.ecn, e.at = copy(e.data[:], b), ecn, now
 }
 
 func (r *ring) keepSmall(k *kept) {
@@ -58,12 +60,12 @@ func (r *ring) keepSmall(k *kept) {
 	}
 	e := &r.small.kept[r.small.next]
 	r.small.next = (r.small.next + 1) % smallLen
-	e.n, e.at = copy(e.data[:], k.data[:k.n]), k.at
+	e.n, e.ecn, e.at = copy(e.data[:], k.data[:k.n]), k.ecn, k.at
 }
 
 // eachSmall calls f for every small packet younger than smallFor that is not
 // among the last ones, the oldest first.
-func (r *ring) eachSmall(now int64, f func(b []byte)) {
+func (r *ring) eachSmall(now int64, f func(b []byte, ecn byte)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.small == nil {
@@ -71,19 +73,19 @@ func (r *ring) eachSmall(now int64, f func(b []byte)) {
 	}
 	for i := range smallLen {
 		if e := &r.small.kept[(r.small.next+i)%smallLen]; e.n > 0 && time.Duration(now-e.at) < smallFor {
-			f(e.data[:e.n])
+			f(e.data[:e.n], e.ecn)
 		}
 	}
 }
 
 // each calls f for every one of the last packets younger than replayFor, the
 // oldest first.
-func (r *ring) each(now int64, f func(b []byte)) {
+func (r *ring) each(now int64, f func(b []byte, ecn byte)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i := range replayLen {
 		if e := &r.kept[(r.next+i)%replayLen]; e.n > 0 && time.Duration(now-e.at) < replayFor {
-			f(e.data[:e.n])
+			f(e.data[:e.n], e.ecn)
 		}
 	}
 }

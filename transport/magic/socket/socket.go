@@ -558,11 +558,14 @@ func (s *Socket) receiveDisco(via, from relay.Key, payload []byte) {
 		p.prove(via)
 		p.sendDisco(id, disco.Pong{TxID: m.TxID, BootID: s.boot})
 		now := s.now()
-		if since := p.unanswered.Load(); since != 0 && now-since > min(p.quiet.Load()/4, p.missed.Load()) {
-			p.cameOver(id) // it asks there since it misses something, as we do
-		}
-		if p.heard(id, false, now) {
+		since := p.unanswered.Load()
+		// It asks there since it misses something, as we do.
+		doubled := since != 0 && now-since > min(p.quiet.Load()/4, p.missed.Load()) && p.cameOver(id)
+		switch {
+		case p.heard(id, false, now):
 			p.sendAgain(now)
+		case since != 0 && now-since > p.answerIn.Load() && !doubled:
+			p.repeat(id, now)
 		}
 		s.found(p, via)
 		s.consider(p)
