@@ -205,8 +205,9 @@ func asker(t *testing.T, err error, change func(*socket.Config)) (a *socket.Sock
 		c.TCP, c.Loopback = true, false
 		c.DialWeb = func(_ context.Context, to netip.AddrPort) (tcp.Carrier, error) {
 			mu.Lock()
-			defer mu.Unlock()
 			counts[to]++
+			mu.Unlock()
+			time.Sleep(50 * time.Millisecond) // an answer takes its time
 			return nil, err
 		}
 		if change != nil {
