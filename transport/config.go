@@ -35,7 +35,7 @@ type Config struct {
 	Listen []string
 	// Listen443 listens on TCP port 443 as well, as a relay does: peers whose
 	// networks let nothing else out have direct paths then. Not to get the port is
-	// an error.
+	// an error. With an empty Listen there are no direct paths, and that is one too.
 	Listen443 bool
 	// Join are tickets of nodes to enter the network by.
 	Join []*discovery.Ticket
@@ -131,6 +131,9 @@ func (c *Config) prepare() ([]ma.Multiaddr, error) {
 			return nil, errors.New("config: HideIP: a relay, and a node that is dialled straight, cannot hide its address")
 		}
 		c.Listen, c.NoMDNS, c.External = []string{}, true, nil
+	}
+	if c.Listen443 && c.Listen != nil && len(c.Listen) == 0 {
+		return nil, errors.New("config: Listen443 is for direct paths, and with an empty Listen there are none: leave Listen out")
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -51,6 +51,10 @@ var ErrClosed = fmt.Errorf("host is not running: %w", net.ErrClosed)
 // ErrBind: an address given in Config.Listen cannot be listened on (NODE-15).
 var ErrBind = errors.New("cannot listen")
 
+// ErrListen443: Config.Listen443 asks for TCP port 443, which cannot be listened
+// on; it is an ErrBind as well.
+var ErrListen443 = errors.New("direct paths on TCP port 443")
+
 // Host is one node in the network. All methods are safe for concurrent use.
 type Host struct {
 	cfg    Config

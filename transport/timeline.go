@@ -2,6 +2,7 @@ package transport
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -244,11 +245,14 @@ func (h *Host) traced(k relay.Key, t socket.Trace) {
 		case socket.TracePunch:
 			tl.add(stepPunch, "", t.Reason)
 		case socket.TraceDialled:
-			detail := t.Addr.String() + " by TCP"
-			if t.Addr.Port() == web.Port {
-				detail = fmt.Sprintf("%s by TLS: %s", t.Addr, t.Err)
+			verdict, detail := "no answer", t.Addr.String()+" by TCP"
+			if t.Addr.Port() == web.Port { // by both ways, perhaps: an error on a line of each
+				detail = fmt.Sprintf("%s by TLS: %s", t.Addr, strings.ReplaceAll(t.Err.Error(), "\n", "; "))
 			}
-			tl.add(stepProbe, "no answer", detail)
+			if errors.Is(t.Err, socket.ErrNoPeer) {
+				verdict = "no peer"
+			}
+			tl.add(stepProbe, verdict, detail)
 		case socket.TraceRefused:
 			tl.refused++
 			tl.add(stepProbe, "refused", fmt.Sprintf("%s: %s", t.Addr, t.Reason))

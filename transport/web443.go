@@ -45,13 +45,13 @@ func (h *Host) prepareWeb() error {
 	if h.certs, err = web.NewCertificates(cfg); err != nil {
 		return fmt.Errorf("config: Relay: %w", err)
 	}
-	if (r.Domain != "" || r.CertFile != "") && h.cfg.Listen != nil && !slices.ContainsFunc(h.listen, isWSS) {
+	if (r.Domain != "" || r.CertFile != "") && h.cfg.Listen != nil && !h.cfg.Listen443 && !slices.ContainsFunc(h.listen, isWSS) {
 		return fmt.Errorf("config: Relay: a certificate, and nothing to use it on: add /ip4/0.0.0.0/tcp/%d/tls/ws to Listen", web.Port)
 	}
 	return nil
 }
 
-// webTLS is what WebSocket below TLS is listened with; nil unless a relay.
+// webTLS is what is listened with below TLS; nil unless a relay, or on port 443.
 func (h *Host) webTLS() *tls.Config {
 	if h.certs == nil {
 		return nil
@@ -68,6 +68,9 @@ func (h *Host) bindWeb() error {
 	for _, host := range []string{"/ip4/0.0.0.0", "/ip6/::"} {
 		for _, rest := range []string{"", "/tls/ws"} {
 			a := ma.StringCast(fmt.Sprintf("%s/tcp/%d%s", host, web.Port, rest))
+			if slices.ContainsFunc(h.listen, a.Equal) {
+				continue // Config.Listen names it as well
+			}
 			if err := h.listenOn(a); err != nil {
 				if a[0].Code() == ma.P_IP4 {
 					failed = fmt.Errorf("%w on %s: %w", ErrBind, a, err)
@@ -83,7 +86,7 @@ func (h *Host) bindWeb() error {
 	case failed == nil:
 		return nil
 	case h.cfg.Listen443:
-		return fmt.Errorf("listening on TCP port %d was asked for: %w", web.Port, failed)
+		return fmt.Errorf("%w: %w", ErrListen443, failed)
 	case h.cfg.Relay.Domain != "" || h.cfg.Relay.CertFile != "":
 		return fmt.Errorf("a relay with a certificate needs TCP port %d: %w", web.Port, failed)
 	}

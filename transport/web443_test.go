@@ -95,6 +95,48 @@ func TestPATH31StrangersAtTheWebPort(t *testing.T) {
 	require.NotContains(t, answer, "404")
 }
 
+// PATH-14, PATH-20: whoever asks for a direct path has five seconds to prove to be a
+// peer, may send on at once, and is rid of as soon as it ends, sends what is no
+// packet, or the host closes.
+func TestPATH14StrangersAskForDirectPaths(t *testing.T) {
+	relay := newHost(t, func(c *transport.Config) { c.Relay, c.Listen = &transport.RelayConfig{}, webLoopback })
+	at := "127.0.0.1:" + portOf(t, addrsWith(t, relay, "/tls/ws").Addrs[0])
+	ask := func(behind string) *tls.Conn {
+		c, err := tls.Dial("tcp", at, &tls.Config{InsecureSkipVerify: true})
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = c.Close() })
+		_, err = io.WriteString(c, "GET / HTTP/1.1\r\nHost: relay\r\nConnection: Upgrade\r\nUpgrade: alknet-packets/1\r\n\r\n"+behind)
+		require.NoError(t, err)
+		return c
+	}
+	requireEnds := func(c *tls.Conn, answer string, after, within time.Duration) {
+		t.Helper()
+		began := time.Now()
+		require.NoError(t, c.SetReadDeadline(began.Add(within)))
+		got, err := io.ReadAll(c)
+		require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+		require.GreaterOrEqual(t, time.Since(began), after)
+		require.True(t, strings.HasPrefix(string(got), "HTTP/1.1 "+answer), "%q", got)
+	}
+	silent := ask("")
+	requireEnds(silent, "101 ", 4*time.Second, 9*time.Second)
+	requireEnds(ask("\x01\x00\x01\x00"), "101 ", 0, 3*time.Second)
+	requireEnds(ask("\x02"), "101 ", 0, 3*time.Second)
+	half := ask("\x01")
+	require.NoError(t, half.CloseWrite())
+	requireEnds(half, "101 ", 0, 3*time.Second)
+
+	held := ask("")
+	require.NoError(t, held.SetReadDeadline(time.Now().Add(3*time.Second)))
+	_, err := io.ReadFull(held, make([]byte, 12))
+	require.NoError(t, err)
+	began := time.Now()
+	require.NoError(t, relay.Close())
+	_, err = io.ReadAll(held)
+	require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+	require.Less(t, time.Since(began), 3*time.Second)
+}
+
 // PATH-31: an ACME authority gives a relay its certificate over the very port
 // that peers come in by.
 func TestPATH31RelayGetsItsCertificate(t *testing.T) {

@@ -2,13 +2,16 @@ package transport
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 
 	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 
+	"github.com/alkdev/alknet-p2p/transport/magic/socket"
 	"github.com/alkdev/alknet-p2p/transport/magic/tcp"
 	"github.com/alkdev/alknet-p2p/transport/web"
 )
@@ -20,7 +23,10 @@ const webPath = "/tls/http"
 // dialWeb opens a connection to port 443 of a peer, for a direct path.
 func (h *Host) dialWeb(ctx context.Context, to netip.AddrPort) (tcp.Carrier, error) {
 	c, err := h.dialer.Direct(ctx, to)
-	if err != nil {
+	switch {
+	case errors.Is(err, web.ErrNoPeer):
+		return nil, noPeerError{err}
+	case err != nil:
 		return nil, err
 	}
 	if proxy := c.Proxy(); proxy != "" {
@@ -29,6 +35,12 @@ func (h *Host) dialWeb(ctx context.Context, to netip.AddrPort) (tcp.Carrier, err
 	return c, nil
 }
 
+// noPeerError is such an error of package web as the socket knows it.
+type noPeerError struct{ error }
+
+// Is implements what errors.Is asks for.
+func (noPeerError) Is(target error) bool { return target == socket.ErrNoPeer }
+
 // takeWeb takes a connection for a direct path to this node.
 func (h *Host) takeWeb(c *web.Direct) { h.socket.TakeWeb(c, c.Remote()) }
 
@@ -36,7 +48,8 @@ func (h *Host) takeWeb(c *web.Direct) { h.socket.TakeWeb(c, c.Remote()) }
 // machine, of IPv4 and IPv6, or on another, to which a router may forward 443.
 type webPorts struct{ at443 [2]bool }
 
-// noteWeb remembers on what this node listens by now.
+// noteWeb remembers on what this node listens by now. What listens on loopback
+// only is behind something that others reach, if they do.
 func (h *Host) noteWeb() {
 	if h.certs == nil {
 		return
@@ -49,7 +62,7 @@ func (h *Host) noteWeb() {
 		if w == nil {
 			w = new(webPorts)
 		}
-		if a[1].Value() == strconv.Itoa(web.Port) {
+		if a[1].Value() == strconv.Itoa(web.Port) && !manet.IsIPLoopback(a) {
 			w.at443[family(a[0].Code() == ma.P_IP6)] = true
 		}
 	}
@@ -58,29 +71,21 @@ func (h *Host) noteWeb() {
 }
 
 // withWeb adds to the addresses at which peers may try this node by TCP those at
-// port 443: behind the others of the public ones, before those of its own
-// networks.
+// port 443, each behind the first at that IP address: a list is cut at its end, and
+// neither kind must be missing then.
 func (h *Host) withWeb(addrs []netip.AddrPort) []netip.AddrPort {
 	w := h.web.Load()
 	if w == nil {
 		return slices.DeleteFunc(addrs, func(a netip.AddrPort) bool { return a.Port() == web.Port })
 	}
-	inside := slices.IndexFunc(addrs, func(a netip.AddrPort) bool { return !outside(a) })
-	if inside < 0 {
-		inside = len(addrs)
-	}
 	var out []netip.AddrPort
-	for _, part := range [][]netip.AddrPort{addrs[:inside], addrs[inside:]} {
-		for _, a := range part {
-			if !slices.Contains(out, a) {
-				out = append(out, a)
-			}
+	for _, a := range addrs {
+		if !slices.Contains(out, a) {
+			out = append(out, a)
 		}
-		for _, a := range part {
-			at := netip.AddrPortFrom(a.Addr(), web.Port)
-			if w.at443[family(a.Addr().Is6())] && !slices.Contains(out, at) {
-				out = append(out, at)
-			}
+		at := netip.AddrPortFrom(a.Addr(), web.Port)
+		if w.at443[family(a.Addr().Is6())] && !slices.Contains(out, at) {
+			out = append(out, at)
 		}
 	}
 	return out

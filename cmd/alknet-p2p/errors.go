@@ -147,6 +147,8 @@ func localFailure(err error) *failure {
 		return failf(exit, code, "the node has stopped")
 	case errors.Is(err, transport.ErrBind) && errors.Is(err, os.ErrPermission):
 		return failf(exitFailed, codeFailed, "%s; ports below 1024 take root or CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE)", err)
+	case errors.Is(err, transport.ErrListen443):
+		return failf(exitFailed, codePortTaken, "%s; stop what has the port, or do without --listen-443 (listen_443 in the configuration)", err)
 	case errors.Is(err, transport.ErrBind):
 		return failf(exitFailed, codePortTaken, "%s; choose another with --listen", err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):

@@ -34,7 +34,8 @@ type Direct struct {
 var _ syscall.Conn = (*Direct)(nil)
 
 // Direct opens a connection to a peer's port that Upgrade serves, straight or
-// through the proxy. The caller closes it.
+// through the proxy. It fails with ErrNoPeer where something else answers. The
+// caller closes it.
 func (d *Dialer) Direct(ctx context.Context, to netip.AddrPort) (*Direct, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
@@ -63,7 +64,7 @@ func (d *Dialer) Direct(ctx context.Context, to netip.AddrPort) (*Direct, error)
 // ask makes the peer's web server hand the connection over.
 func ask(ctx context.Context, s *tls.Conn, host string) error {
 	if err := s.HandshakeContext(ctx); err != nil {
-		return fmt.Errorf("TLS: %w", err)
+		return fmt.Errorf("TLS: %w", noPeer(err))
 	}
 	if _, err := fmt.Fprintf(s, "GET / HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", host, packets); err != nil {
 		return fmt.Errorf("ask: %w", err)
@@ -71,8 +72,22 @@ func ask(ctx context.Context, s *tls.Conn, host string) error {
 	return readUpgrade(s)
 }
 
-// errNoPeer: a web server, and not that of a peer.
-var errNoPeer = errors.New("no peer takes direct paths there")
+// ErrNoPeer: something answers there, and it is not a peer that takes direct
+// paths.
+var ErrNoPeer = errors.New("no peer takes direct paths there")
+
+// noPeer adds that to an error of TLS which the other end has caused by what it
+// said. One that says nothing may be a peer that ends, or is out of reach.
+func noPeer(err error) error {
+	var (
+		notTLS tls.RecordHeaderError
+		alert  *net.OpError
+	)
+	if errors.As(err, &notTLS) || errors.As(err, &alert) && alert.Op == "remote error" {
+		return fmt.Errorf("%w: %w", err, ErrNoPeer)
+	}
+	return err
+}
 
 // readUpgrade reads the answer, and not a byte more.
 func readUpgrade(c io.Reader) error {
@@ -82,11 +97,11 @@ func readUpgrade(c io.Reader) error {
 	}
 	answer, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(head)), nil)
 	if err != nil {
-		return errors.New("its answer is not HTTP")
+		return fmt.Errorf("its answer is not HTTP: %w", ErrNoPeer)
 	}
 	_ = answer.Body.Close() // none, or in vain
 	if answer.StatusCode != http.StatusSwitchingProtocols || !strings.EqualFold(answer.Header.Get("Upgrade"), packets) {
-		return fmt.Errorf("it answered %d %s: %w", answer.StatusCode, http.StatusText(answer.StatusCode), errNoPeer)
+		return fmt.Errorf("it answered %d %s: %w", answer.StatusCode, http.StatusText(answer.StatusCode), ErrNoPeer)
 	}
 	return nil
 }

@@ -115,10 +115,26 @@ func TestPATH14WebServersOfOthers(t *testing.T) {
 		_, _ = io.WriteString(w, strings.Repeat("a page", 1000))
 	}))
 	_, err := NewDialer(nil).Direct(within(t, 10*time.Second), other)
-	require.ErrorIs(t, err, errNoPeer)
+	require.ErrorIs(t, err, ErrNoPeer)
 	require.EqualValues(t, 1, asked.Load())
 	_, err = NewDialer(nil).Direct(within(t, 10*time.Second), webServer(t, Upgrade(nil)))
-	require.ErrorIs(t, err, errNoPeer)
+	require.ErrorIs(t, err, ErrNoPeer)
+
+	for said, want := range map[string]bool{"SSH-2.0-x\r\n": true, "\x15\x03\x01\x00\x02\x02\x28": true, "": false} { // an alert of TLS; a peer that just ends
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = l.Close() })
+		go func() {
+			if c, err := l.Accept(); err == nil {
+				_, _ = c.Read(make([]byte, 1<<10))
+				_, _ = io.WriteString(c, said)
+				_ = c.Close()
+			}
+		}()
+		_, err = NewDialer(nil).Direct(within(t, 10*time.Second), netip.MustParseAddrPort(l.Addr().String()))
+		require.Error(t, err)
+		require.Equal(t, want, errors.Is(err, ErrNoPeer), "%q: %v", said, err)
+	}
 
 	l, err := net.Listen("tcp", "127.0.0.1:0") // takes connections, and no more
 	require.NoError(t, err)

@@ -57,10 +57,7 @@ func Translated(s *Socket, ip netip.Addr) bool { return s.translated(ip) }
 // whose it is, and tells how many got one.
 func (s *Socket) PlaceWeb(n int) (placed int) {
 	for i := range n {
-		a, _ := net.Pipe()
-		at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{31, 21, 0, byte(i)}), 5000)
-		c := &tcpConn{conn: tcp.Carry(a, at), id: path.ID{Addr: at, TCP: true, Web: true}, accepted: true, ended: make(chan struct{})}
-		if s.tcp.place(c) {
+		if c := connFrom(byte(i), true); s.tcp.place(c) {
 			placed++
 			s.tcp.mu.Lock()
 			s.tcp.release(c)
@@ -68,4 +65,36 @@ func (s *Socket) PlaceWeb(n int) (placed int) {
 		}
 	}
 	return placed
+}
+
+// PlaceWebOf gives a place to a connection that the peer made to port 443, and
+// returns the other end of it.
+func (s *Socket) PlaceWebOf(k relay.Key) (far net.Conn, ok bool) {
+	near, far := net.Pipe()
+	c := connFrom(255, true)
+	c.conn = tcp.Carry(near, c.id.Addr)
+	c.peer.Store(s.peer(k))
+	return far, s.tcp.place(c)
+}
+
+// PlaceTCP gives a place to a connection to a port of UDP's number.
+func (s *Socket) PlaceTCP() bool { return s.tcp.place(connFrom(0, false)) }
+
+// connFrom is a connection that somebody opened, from an address of its own.
+func connFrom(i byte, web bool) *tcpConn {
+	a, _ := net.Pipe()
+	at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{31, 21, 0, i}), 5000)
+	return &tcpConn{conn: tcp.Carry(a, at), id: path.ID{Addr: at, TCP: true, Web: web}, accepted: true, ended: make(chan struct{})}
+}
+
+// HoldTCP takes all tries by TCP that may be under way, until release is called.
+func (s *Socket) HoldTCP() (release func()) {
+	for range cap(s.tcp.dials) {
+		s.tcp.dials <- struct{}{}
+	}
+	return func() {
+		for range cap(s.tcp.dials) {
+			<-s.tcp.dials
+		}
+	}
 }

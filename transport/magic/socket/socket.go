@@ -90,7 +90,8 @@ type Config struct {
 	// alike, where UDP does not get through (PATH-20); see [Socket.SetTCP].
 	TCP bool
 	// DialWeb opens a connection to a peer's port 443, to look like the web's; nil
-	// when none is dialled (PATH-20).
+	// when none is dialled (PATH-20). It fails with ErrNoPeer where something else
+	// answers.
 	DialWeb func(ctx context.Context, to netip.AddrPort) (tcp.Carrier, error)
 	// Loopback lets loopback addresses be candidates.
 	Loopback bool

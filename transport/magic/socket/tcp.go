@@ -23,7 +23,7 @@ import (
 const (
 	minTCPPort          = 1024 // nobody makes us knock at well-known services
 	webPort             = 443  // but at this, which takes no more than a web server gets from anybody
-	maxTCPUnproven      = 64   // accepted connections on which no box of a peer in use came
+	maxTCPUnproven      = 64   // accepted connections on which no box of a peer in use came; as many at webPort
 	maxTCPUnprovenPerIP = 8    // of one source
 	proveTCPWithin      = 5 * time.Second
 	maxTCPPerPeer       = 4
@@ -34,6 +34,7 @@ const (
 	webTries            = 3                     // of one address at webPort, as long as it refuses
 	webAgain            = time.Second           // between them
 	webKnocks           = 4                     // SYNs in them
+	webNoPeer           = time.Minute           // until one is dialled again where something else answered
 	maxWebAccepted      = 128                   // open at a time: libp2p counts them as handshakes
 	tcpTry              = 50 * time.Millisecond // the shortest of them
 	tcpTryFor           = 5 * time.Second       // all of them
@@ -54,13 +55,22 @@ type tcpPaths struct {
 
 	mu        sync.Mutex
 	conns     map[*tcpConn]struct{}
-	places    map[netip.Addr]int // unproven connections, by source
-	placed    int
-	web       int // accepted on port 443
-	users     int // who need the listeners
+	unproven  tcpPlaces                    // of those accepted on the ports of UDP
+	stranger  tcpPlaces                    // of those accepted on port 443
+	web       int                          // accepted on port 443
+	asking    map[netip.AddrPort]bool      // where it is just being dialled
+	noPeer    map[netip.AddrPort]time.Time // where something else answers there, and until when that counts
+	users     int                          // who need the listeners
 	listeners []*tcp.Listener
 
 	stats struct{ dials, held, refused, unproven, malformed atomic.Uint64 }
+}
+
+// tcpPlaces are connections that have proven no peer. Anybody can open those to
+// port 443 at any time: they have places of their own.
+type tcpPlaces struct {
+	placed int
+	by     map[netip.Addr]int // their sources
 }
 
 // tcpConn is one connection, and the path over it once its peer is known.
@@ -70,6 +80,7 @@ type tcpConn struct {
 	ended    chan struct{}
 	accepted bool
 	placed   bool // counts as unproven; under tcpPaths.mu
+	counted  bool // in tcpPaths.web; under its mu
 
 	peer   atomic.Pointer[peer] // who proved to be there, or whom we dialled
 	proven atomic.Bool          // a box of the peer came
@@ -93,7 +104,8 @@ type tcpWays struct {
 func newTCPPaths(s *Socket) *tcpPaths {
 	return &tcpPaths{
 		s: s, budget: rate.NewLimiter(tcpDialsPerSecond, tcpDialsPerSecond), dials: make(chan struct{}, maxTCPDials),
-		conns: make(map[*tcpConn]struct{}), places: make(map[netip.Addr]int),
+		conns: make(map[*tcpConn]struct{}), asking: make(map[netip.AddrPort]bool), noPeer: make(map[netip.AddrPort]time.Time),
+		unproven: tcpPlaces{by: make(map[netip.Addr]int)}, stranger: tcpPlaces{by: make(map[netip.Addr]int)},
 	}
 }
 
@@ -149,7 +161,7 @@ func (p *peer) askedTCP(m disco.CallMeMaybe) {
 	for _, a := range m.TCP[:min(len(m.TCP), disco.MaxTCP)] {
 		knocks, may := tcpKnocks, a.Port() >= minTCPPort
 		if a.Port() == webPort {
-			knocks, may = webKnocks, p.s.cfg.DialWeb != nil
+			knocks, may = webKnocks, p.s.cfg.DialWeb != nil && p.mayAskWeb(a)
 		}
 		perIP[a.Addr()] += knocks
 		if perIP[a.Addr()] > maxProbesPerIP || !may || !p.mayProbe(a, all) || !p.probeable(a) {
@@ -419,20 +431,35 @@ func (t *tcpPaths) take(c *tcpConn, p *peer) *tcpConn {
 func (t *tcpPaths) place(c *tcpConn) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	ip := source(c.id.Addr.Addr())
-	if isClosed(t.s.done) || c.accepted && (t.placed >= maxTCPUnproven || t.places[ip] >= maxTCPUnprovenPerIP || c.id.Web && t.web >= maxWebAccepted) {
+	if isClosed(t.s.done) {
 		return false
 	}
-	t.conns[c] = struct{}{}
-	if c.accepted && c.id.Web {
-		t.web++
-	}
 	if c.accepted {
+		places, ip := t.placesOf(c), source(c.id.Addr.Addr())
+		if places.placed >= maxTCPUnproven || places.by[ip] >= maxTCPUnprovenPerIP {
+			return false
+		}
+		if c.id.Web && t.web >= maxWebAccepted && !t.yieldWeb() {
+			return false
+		}
 		c.placed = true
-		t.placed++
-		t.places[ip]++
+		places.placed++
+		places.by[ip]++
+		if c.id.Web {
+			c.counted = true
+			t.web++
+		}
 	}
+	t.conns[c] = struct{}{}
 	return true
+}
+
+// placesOf are those among which an unproven connection counts.
+func (t *tcpPaths) placesOf(c *tcpConn) *tcpPlaces {
+	if c.id.Web {
+		return &t.stranger
+	}
+	return &t.unproven
 }
 
 // release frees the place of a connection. The caller holds t.mu.
@@ -441,10 +468,10 @@ func (t *tcpPaths) release(c *tcpConn) {
 		return
 	}
 	c.placed = false
-	t.placed--
-	ip := source(c.id.Addr.Addr())
-	if t.places[ip]--; t.places[ip] == 0 {
-		delete(t.places, ip)
+	places, ip := t.placesOf(c), source(c.id.Addr.Addr())
+	places.placed--
+	if places.by[ip]--; places.by[ip] == 0 {
+		delete(places.by, ip)
 	}
 }
 
@@ -477,9 +504,7 @@ func (t *tcpPaths) remove(c *tcpConn) {
 	close(c.ended)
 	t.mu.Lock()
 	delete(t.conns, c)
-	if c.accepted && c.id.Web {
-		t.web--
-	}
+	t.uncount(c)
 	t.release(c)
 	t.mu.Unlock()
 	p := c.peer.Load()

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -168,6 +170,7 @@ func TestPATH14UnprovenAtPort443(t *testing.T) {
 		a.TakeWeb(far, netip.AddrPortFrom(netip.AddrFrom4([4]byte{31, 21, 0, byte(i / 10)}), uint16(5000+i)))
 	}
 	require.EqualValues(t, 100-64, a.Stats().TCPRefused)
+	require.True(t, a.PlaceTCP(), "they take no places of others")
 	require.Eventually(t, func() bool { return open(t, conns) == 0 }, 10*time.Second, 100*time.Millisecond)
 }
 
@@ -177,4 +180,104 @@ func TestPATH14ConnectionsAtPort443AreBounded(t *testing.T) {
 	w := newWire(t)
 	a, _, _ := w.open(t, 1, withTCP)
 	require.Equal(t, 128, a.PlaceWeb(200))
+}
+
+// PATH-14: one whose peer has a better path yields its place to one that may have
+// no other way.
+func TestPATH14ConnectionAtPort443Yields(t *testing.T) {
+	_, a, _, _, bKey, _ := directPair(t)
+	require.Equal(t, 127, a.PlaceWeb(127))
+	far, ok := a.PlaceWebOf(bKey)
+	require.True(t, ok)
+	require.Equal(t, 1, a.PlaceWeb(1))
+	_, err := far.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF)
+	require.Zero(t, a.PlaceWeb(1))
+}
+
+// asker is a socket whose dials to port 443 are counted, and what they come to is
+// given; its peers are enemies.
+func asker(t *testing.T, err error, change func(*socket.Config)) (a *socket.Socket, key relay.Key, dialled func(netip.AddrPort) int) {
+	t.Helper()
+	var mu sync.Mutex
+	counts := make(map[netip.AddrPort]int)
+	a, key, _ = newWire(t).open(t, 1, func(c *socket.Config) {
+		c.TCP, c.Loopback = true, false
+		c.DialWeb = func(_ context.Context, to netip.AddrPort) (tcp.Carrier, error) {
+			mu.Lock()
+			counts[to]++
+			mu.Unlock()
+			time.Sleep(50 * time.Millisecond) // an answer takes its time
+			return nil, err
+		}
+		if change != nil {
+			change(c)
+		}
+	})
+	a.SetAddrs([]netip.AddrPort{netip.MustParseAddrPort("5.20.0.9:4000")})
+	a.SetTCP(nil, true)
+	return a, key, func(to netip.AddrPort) int {
+		mu.Lock()
+		defer mu.Unlock()
+		return counts[to]
+	}
+}
+
+// named makes the enemy whom the socket has dialled name addresses.
+func named(t *testing.T, a *socket.Socket, aKey relay.Key, n byte, addrs ...string) {
+	t.Helper()
+	priv, key := keyPair(n)
+	_, release, err := a.Dial(key)
+	require.NoError(t, err)
+	t.Cleanup(release)
+	e := newEnemy(t, priv, aKey)
+	m := disco.CallMeMaybe{TxID: disco.NewTxID(), BootID: e.boot}
+	for _, text := range addrs {
+		m.TCP = append(m.TCP, netip.MustParseAddrPort(text))
+	}
+	a.Receive(relayOne, key, relay.FrameDisco, 0, e.box(e.ping()))
+	a.Receive(relayOne, key, relay.FrameDisco, 0, e.box(m))
+}
+
+// PATH-14: where something has answered that is no peer nobody makes this node ask
+// again, whoever names it.
+func TestPATH14Port443OfNoPeer(t *testing.T) {
+	const victim, next = "31.21.0.2:443", "31.21.0.3:443"
+	a, aKey, dialled := asker(t, fmt.Errorf("it answered 404: %w", socket.ErrNoPeer), nil)
+	named(t, a, aKey, 9, victim)
+	require.Eventually(t, func() bool { return dialled(netip.MustParseAddrPort(victim)) == 1 }, 5*time.Second, time.Millisecond)
+	for n := byte(10); n < 20; n++ {
+		named(t, a, aKey, n, victim, next)
+	}
+	require.Eventually(t, func() bool { return dialled(netip.MustParseAddrPort(next)) > 0 }, 5*time.Second, time.Millisecond)
+	time.Sleep(1200 * time.Millisecond) // those that were held try again
+	require.Equal(t, 1, dialled(netip.MustParseAddrPort(victim)))
+	require.Equal(t, 1, dialled(netip.MustParseAddrPort(next)), "nor do several at once")
+}
+
+// PATH-14: a stranger that claims to share our public address does not make this
+// node ask the web servers of its own network; a peer that is known does.
+func TestPATH14Port443OfOurOwnNetwork(t *testing.T) {
+	const inside, outside = "192.168.1.1:443", "31.21.0.3:443"
+	for _, known := range []bool{false, true} {
+		a, aKey, dialled := asker(t, errors.New("no"), func(c *socket.Config) { c.Known = func(relay.Key) bool { return known } })
+		named(t, a, aKey, 9, "5.20.0.9:4001", inside, outside)
+		require.Eventually(t, func() bool { return dialled(netip.MustParseAddrPort(outside)) == 1 }, 5*time.Second, time.Millisecond)
+		if known {
+			require.Eventually(t, func() bool { return dialled(netip.MustParseAddrPort(inside)) == 1 }, 5*time.Second, time.Millisecond)
+		} else {
+			require.Zero(t, dialled(netip.MustParseAddrPort(inside)))
+		}
+	}
+}
+
+// PATH-20: port 443 is dialled though the tries at other ports had used up what
+// may be tried just then.
+func TestPATH20Port443IsDialledOnceThereIsRoom(t *testing.T) {
+	a, aKey, dialled := asker(t, errors.New("no"), nil)
+	release := a.HoldTCP()
+	named(t, a, aKey, 9, "31.21.0.3:443")
+	require.Eventually(t, func() bool { return a.Stats().TCPHeld > 0 }, 5*time.Second, time.Millisecond)
+	release()
+	require.Eventually(t, func() bool { return dialled(netip.MustParseAddrPort("31.21.0.3:443")) == 1 }, 3*time.Second, time.Millisecond)
 }
