@@ -23,12 +23,19 @@ const (
 	questionSize = 1200 // to which QUIC pads questions (RFC 9000, section 8.2.1)
 	probePort    = virtualPort - 1
 	lastPort     = virtualPort + 1000
+
+	// youngFor is how long a connection is left alone after it was dialled or
+	// accepted. Its first packets may come twice, over a relay and straight; and
+	// QUIC (quic-go until v0.65.0) that is told a second time of the connection ID it
+	// uses, while it probes with a later one, retires it in a packet to itself, which
+	// ends the connection (RFC 9000, section 19.16).
+	youngFor = 2 * time.Second
 )
 
 // becameDirect tells QUIC of the first direct path after a relayed one. The
 // caller holds p.mu.
 func (p *peer) becameDirect() {
-	if !p.relayed || !p.direct.Load() || !p.pinned() {
+	if !p.relayed || !p.direct.Load() || !p.pinned() || time.Duration(p.s.now()-p.pinnedAt.Load()) < youngFor {
 		return
 	}
 	if best, _, _, _, _ := p.machine.Best(); best.TCP {
@@ -48,7 +55,7 @@ func (p *peer) becameDirect() {
 }
 
 // OnDirect calls f once, when packets to the peer have gone over a relay and go
-// straight: perhaps at once. f must not block and must not call the Socket. It
+// straight, and no connection to it is younger than two seconds: perhaps at once. f must not block and must not call the Socket. It
 // is not called after cancel has returned.
 func (s *Socket) OnDirect(k relay.Key, f func()) (cancel func()) {
 	p := s.peer(k)

@@ -51,6 +51,7 @@ type peer struct {
 	unanswered atomic.Int64
 	due        atomic.Int64 // when the loop looks next; 0 when it does not run
 	pins       atomic.Int32
+	pinnedAt   atomic.Int64                     // by the youngest connection
 	settled    atomic.Bool                      // the best path is valid
 	direct     atomic.Bool                      // and it is direct
 	admitted   atomic.Bool                      // may know our addresses (PATH-13)
@@ -125,6 +126,7 @@ func (p *peer) pin() error {
 			return err
 		}
 	}
+	p.pinnedAt.Store(p.s.now())
 	p.pins.Add(1)
 	p.unmoved.Store(true)
 	return nil
