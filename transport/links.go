@@ -194,6 +194,7 @@ func (l *links) welcomed(k relay.Key, w relay.Welcome) {
 		l.skew[k] = w.ClockSkew(time.Now())
 	}
 	l.mu.Unlock()
+	l.h.socket.SetLimits(k, w.Limits.Rate, w.Limits.Burst)
 	l.h.reflectors.learn(k, w.Features)
 	l.h.gather()
 	l.h.disc.LearnRelays(w.Records)

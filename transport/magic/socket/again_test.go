@@ -21,17 +21,22 @@ type recorder struct {
 	mu    sync.Mutex
 	data  int
 	boxes [][]byte
-	last  [][]byte // data since [recorder.forget]
+	last  [][]byte          // data since [recorder.forget]
+	over  map[relay.Key]int // bytes of data
 }
 
 func (r *recorder) Live() []relay.Key                       { return []relay.Key{relayOne} }
 func (r *recorder) Ensure(context.Context, relay.Key) error { return nil }
 
-func (r *recorder) Send(_, _ relay.Key, kind relay.FrameType, _ byte, payload []byte) error {
+func (r *recorder) Send(via, _ relay.Key, kind relay.FrameType, _ byte, payload []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if kind == relay.FrameData {
 		r.data++
+		if r.over == nil {
+			r.over = make(map[relay.Key]int)
+		}
+		r.over[via] += len(payload)
 		r.last = append(r.last, append([]byte(nil), payload...))
 	} else {
 		r.boxes = append(r.boxes, append([]byte(nil), payload...))

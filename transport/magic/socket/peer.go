@@ -263,8 +263,10 @@ func (p *peer) send(b []byte, segment int, ecn byte) {
 		p.s.stats.noPath.Add(1)
 		return
 	}
-	for _, id := range *route {
-		p.sendOver(id, b, segment, ecn)
+	for i, id := range *route {
+		if i == 0 || segment <= smallSize || p.mayDouble(id, len(b), now) {
+			p.sendOver(id, b, segment, ecn)
+		}
 	}
 }
 

@@ -168,6 +168,7 @@ type Socket struct {
 	addrs   atomic.Pointer[[]netip.AddrPort] // where peers may try us
 	sources sources
 	probes  *rate.Limiter
+	doubles doubles
 	tcp     *tcpPaths
 
 	queue      chan packet
@@ -488,6 +489,7 @@ func (s *Socket) LinkDraining(via relay.Key) {
 
 // LinkDown tells that the link to the relay is gone.
 func (s *Socket) LinkDown(via relay.Key) {
+	s.SetLimits(via, 0, 0)
 	id := path.ID{Relay: via}
 	for p := range s.index.byKey.all() {
 		p.disprove(via)
