@@ -18,9 +18,7 @@ var bulkOver = flag.Duration("bulk.over", 0, "how much longer 95 of 100 echoes b
 // A transfer that fills a relay leg of 20 Mbit/s, the one from the sender or the
 // one to the receiver, and an echo beside it on the same connection, before and
 // after the relay that carries both is killed (PATH-26): neither is lost. How
-// long the echoes take is measured; -bulk.over makes it a bound. What is over it
-// are packets that TCP loses on the full line: it takes two round trips to send
-// them again, and what is behind them waits.
+// long the echoes take is measured; -bulk.over makes it a bound.
 func TestPATH26BulkBesideEcho(t *testing.T) {
 	for _, leg := range []struct{ name, slow string }{{"from the sender", "b"}, {"to the receiver", "a"}} {
 		t.Run(leg.name, func(t *testing.T) { bulkBesideEcho(t, leg.slow) })
