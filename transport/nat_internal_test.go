@@ -1,12 +1,16 @@
 package transport
 
 import (
+	"crypto/ed25519"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
+	ma "github.com/multiformats/go-multiaddr"
 	"github.com/stretchr/testify/require"
 
+	"github.com/alkdev/alknet-p2p/transport/magic"
 	"github.com/alkdev/alknet-p2p/transport/relay"
 )
 
@@ -42,6 +46,38 @@ func TestPATH31MappingOf(t *testing.T) {
 		{seen("9.9.9.9:1", "", "9.9.9.9:2"), natPort},
 	} {
 		require.Equal(t, c.want, mappingOf(func(a netip.AddrPort) bool { return a == own }, both, c.seen), "%v", c.seen)
+	}
+}
+
+// PATH-31: a relay is asked in both address families, whichever it was met in; a
+// public one does not send questions into our own network.
+func TestPATH31ReflectorsOfBothFamilies(t *testing.T) {
+	public, _, err := ed25519.GenerateKey(nil)
+	require.NoError(t, err)
+	k := relay.Key(public)
+	p, err := magic.PeerID(k)
+	require.NoError(t, err)
+	h := &Host{}
+	r := newReflectors(h)
+	require.Empty(t, r.everywhere(k))
+	for _, c := range []struct{ book, met, want string }{
+		{"/ip4/31.21.0.2/tcp/4242", "31.21.0.2", ""},
+		{"/ip6/2a04:1000::2/tcp/4242", "31.21.0.2", "2a04:1000::2"},
+		{"/ip4/31.21.0.2/udp/4242/quic-v1", "2a04:1000::2", "31.21.0.2"},
+		{"/ip4/192.168.1.1/tcp/4242", "2a04:1000::2", ""},
+		{"/ip4/127.0.0.1/tcp/4242", "2a04:1000::2", ""},
+		{"/ip4/192.168.1.1/tcp/4242", "fd00::1", "192.168.1.1"},
+	} {
+		h.book = addrBook{}
+		h.book.add(p, []ma.Multiaddr{ma.StringCast(c.book)})
+		met := netip.MustParseAddr(c.met)
+		r.targets[k] = []netip.AddrPort{netip.AddrPortFrom(met, 4243), netip.AddrPortFrom(met, 4244)}
+		want := slices.Clone(r.targets[k])
+		if c.want != "" {
+			other := netip.MustParseAddr(c.want)
+			want = append(want, netip.AddrPortFrom(other, 4243), netip.AddrPortFrom(other, 4244))
+		}
+		require.Equal(t, want, r.everywhere(k), "%v", c)
 	}
 }
 

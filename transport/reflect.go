@@ -112,11 +112,38 @@ func (r *reflectors) learn(k relay.Key, features []string) {
 func (r *reflectors) forget(k relay.Key) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, a := range r.targets[k] {
+	for _, a := range r.everywhere(k) {
 		delete(r.seen, a)
 	}
 	delete(r.targets, k)
 	delete(r.wishes, k)
+}
+
+// everywhere are a relay's reflectors in both address families: a node with both
+// learns its mappings in both, whichever its link to the relay goes by. The caller
+// holds mu.
+func (r *reflectors) everywhere(k relay.Key) []netip.AddrPort {
+	known := r.targets[k]
+	if len(known) == 0 {
+		return nil
+	}
+	p, err := magic.PeerID(k)
+	if err != nil {
+		return known
+	}
+	met := known[0]
+	ips := ipsOf(r.h.book.get(p))
+	i := slices.IndexFunc(ips, func(ip netip.Addr) bool { // a public relay names no address of ours
+		return ip.Is6() != met.Addr().Is6() && (outside(netip.AddrPortFrom(ip, met.Port())) || !outside(met))
+	})
+	if i < 0 {
+		return known
+	}
+	out := slices.Clone(known)
+	for _, a := range known {
+		out = append(out, netip.AddrPortFrom(ips[i], a.Port()))
+	}
+	return out
 }
 
 // kick asks again at once: the network changed.
@@ -218,8 +245,8 @@ func (r *reflectors) ask(again bool) bool {
 		}
 	} else {
 		clear(r.asked)
-		for _, at := range r.targets {
-			to = append(to, at...)
+		for k := range r.targets {
+			to = append(to, r.everywhere(k)...)
 		}
 	}
 	type question struct {
