@@ -59,18 +59,25 @@ func (r *recorder) sent() int {
 	return r.data
 }
 
+// recorded is a socket whose relays only record, and a peer of good will. The
+// caller closes the socket.
+func recorded(t *testing.T) (r *recorder, a *socket.Socket, e *enemy, aKey, bKey relay.Key) {
+	t.Helper()
+	r = &recorder{}
+	priv, aKey := keyPair(1)
+	a, err := socket.New(socket.Config{Key: priv, Relays: r})
+	require.NoError(t, err)
+	bPriv, bKey := keyPair(2)
+	return r, a, newEnemy(t, bPriv, aKey), aKey, bKey
+}
+
 // PATH-18: what is sent again as soon as a ping is answered may come to the peer
 // before it takes packets from there, and is lost like those before. It is sent
 // once more when the peer is heard; QUIC itself would wait for seconds.
 func TestPATH18SentAgainWhenThePeerIsHeard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &recorder{}
-		priv, aKey := keyPair(1)
-		a, err := socket.New(socket.Config{Key: priv, Relays: r})
-		require.NoError(t, err)
+		r, a, e, aKey, bKey := recorded(t)
 		defer a.Close()
-		bPriv, bKey := keyPair(2)
-		e := newEnemy(t, bPriv, aKey) // of good will
 		say := func(m disco.Message) { a.Receive(relayOne, bKey, relay.FrameDisco, 0, e.box(m)) }
 		answer := func() { say(r.answer(t, e, aKey)) }
 		say(e.ping())
@@ -78,7 +85,7 @@ func TestPATH18SentAgainWhenThePeerIsHeard(t *testing.T) {
 		answer()
 		time.Sleep(10 * time.Millisecond)
 		addr := net.UDPAddrFromAddrPort(socket.VirtualAddr(bKey))
-		_, err = a.WriteTo([]byte("\x40lost"), addr)
+		_, err := a.WriteTo([]byte("\x40lost"), addr)
 		require.NoError(t, err)
 		time.Sleep(3 * time.Second)
 		synctest.Wait()
@@ -117,13 +124,8 @@ func (r *recorder) answer(t *testing.T, e *enemy, asker relay.Key) disco.Message
 // sends what they carry after all that was lost of other streams.
 func TestPATH18SmallPacketsAreSentAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &recorder{}
-		priv, aKey := keyPair(1)
-		a, err := socket.New(socket.Config{Key: priv, Relays: r})
-		require.NoError(t, err)
+		r, a, e, aKey, bKey := recorded(t)
 		defer a.Close()
-		bPriv, bKey := keyPair(2)
-		e := newEnemy(t, bPriv, aKey) // of good will
 		for _, via := range []relay.Key{relayOne, relayTwo} {
 			say := func(m disco.Message) { a.Receive(via, bKey, relay.FrameDisco, 0, e.box(m)) }
 			say(e.ping())

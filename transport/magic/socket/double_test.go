@@ -17,13 +17,8 @@ import (
 // however fast the transfer is; small packets pass.
 func TestPATH18DoublesLeaveRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &recorder{}
-		priv, aKey := keyPair(1)
-		a, err := socket.New(socket.Config{Key: priv, Relays: r})
-		require.NoError(t, err)
+		r, a, e, aKey, bKey := recorded(t)
 		defer a.Close()
-		bPriv, bKey := keyPair(2)
-		e := newEnemy(t, bPriv, aKey) // of good will, but slow
 		for _, via := range []relay.Key{relayOne, relayTwo} {
 			say := func(m disco.Message) { a.Receive(via, bKey, relay.FrameDisco, 0, e.box(m)) }
 			say(e.ping())

@@ -18,13 +18,8 @@ import (
 // In no such silence a ping is just answered.
 func TestPATH18SentAgainWhenThePeerAsks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &recorder{}
-		priv, aKey := keyPair(1)
-		a, err := socket.New(socket.Config{Key: priv, Relays: r})
-		require.NoError(t, err)
+		r, a, e, aKey, bKey := recorded(t)
 		defer a.Close()
-		bPriv, bKey := keyPair(2)
-		e := newEnemy(t, bPriv, aKey) // of good will
 		say := func(m disco.Message) { a.Receive(relayOne, bKey, relay.FrameDisco, 0, e.box(m)) }
 		answer := func() {
 			r.mu.Lock()
