@@ -244,7 +244,9 @@ func TestHandlerResetsViolations(t *testing.T) {
 			require.NoError(t, err)
 			_, err = st.Write(frame)
 			require.NoError(t, err)
-			require.NoError(t, st.CloseWrite())
+			if name == "cut" { // the others are whole: their reset may come before a CloseWrite
+				require.NoError(t, st.CloseWrite())
+			}
 			_, err = st.Read(make([]byte, 1))
 			var reset *protocols.StreamResetError
 			require.ErrorAs(t, err, &reset)
