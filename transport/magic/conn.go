@@ -68,7 +68,7 @@ func (c *Conn) OpenStream(ctx context.Context) (network.MuxedStream, error) {
 	if err != nil {
 		return nil, parseError(err)
 	}
-	return stream{s}, nil
+	return &stream{Stream: s}, nil
 }
 
 // AcceptStream waits for a stream of the peer.
@@ -77,7 +77,7 @@ func (c *Conn) AcceptStream() (network.MuxedStream, error) {
 	if err != nil {
 		return nil, parseError(err)
 	}
-	return stream{s}, nil
+	return &stream{Stream: s}, nil
 }
 
 // LocalPeer is this node.
@@ -105,48 +105,6 @@ func (c *Conn) Scope() network.ConnScope { return c.scope }
 
 // Transport is the magic transport.
 func (c *Conn) Transport() transport.Transport { return c.transport }
-
-// stream is a QUIC stream as libp2p wants it.
-type stream struct{ *quic.Stream }
-
-var _ network.MuxedStream = stream{}
-
-// Read implements io.Reader.
-func (s stream) Read(b []byte) (int, error) {
-	n, err := s.Stream.Read(b)
-	return n, parseError(err)
-}
-
-// Write implements io.Writer.
-func (s stream) Write(b []byte) (int, error) {
-	n, err := s.Stream.Write(b)
-	return n, parseError(err)
-}
-
-// Reset ends both halves abruptly.
-func (s stream) Reset() error { return s.ResetWithError(0) }
-
-// ResetWithError ends both halves abruptly and tells the peer why.
-func (s stream) ResetWithError(code network.StreamErrorCode) error {
-	s.CancelRead(quic.StreamErrorCode(code))
-	s.CancelWrite(quic.StreamErrorCode(code))
-	return nil
-}
-
-// Close ends the write half gracefully and stops reading.
-func (s stream) Close() error {
-	s.CancelRead(0)
-	return s.Stream.Close()
-}
-
-// CloseRead stops reading.
-func (s stream) CloseRead() error {
-	s.CancelRead(0)
-	return nil
-}
-
-// CloseWrite ends the write half: the peer reads EOF.
-func (s stream) CloseWrite() error { return s.Stream.Close() }
 
 // parseError turns QUIC's errors into libp2p's, so that reset codes survive.
 func parseError(err error) error {

@@ -36,7 +36,24 @@ type hub struct {
 	mu      sync.Mutex
 	sockets map[relay.Key]*socket.Socket
 	wires   map[[2]relay.Key]chan frame
+	dark    bool          // loses all frames
+	pause   time.Duration // after each frame of a pair
 	wg      sync.WaitGroup
+}
+
+func (h *hub) set(dark bool, pause time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.dark, h.pause = dark, pause
+}
+
+func (h *hub) rest() {
+	h.mu.Lock()
+	pause := h.pause
+	h.mu.Unlock()
+	if pause > 0 {
+		time.Sleep(pause)
+	}
 }
 
 type frame struct {
@@ -73,7 +90,7 @@ func (p port) Send(_, to relay.Key, kind relay.FrameType, ecn byte, payload []by
 	p.h.mu.Lock()
 	defer p.h.mu.Unlock()
 	target := p.h.sockets[to]
-	if p.h.wires == nil {
+	if p.h.wires == nil || p.h.dark {
 		return nil
 	}
 	if target == nil {
@@ -89,6 +106,7 @@ func (p port) Send(_, to relay.Key, kind relay.FrameType, ecn byte, payload []by
 		p.h.wg.Go(func() {
 			for f := range w {
 				target.Receive(hubKey, p.self, f.kind, f.ecn, f.payload)
+				p.h.rest()
 			}
 		})
 	}
