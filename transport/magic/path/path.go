@@ -826,18 +826,19 @@ func (m *Machine) choose(now time.Time) {
 	m.emit(Selected, top, "best of those that answer")
 }
 
-// successor is the path of the same kind to go over to from one that is in doubt:
-// it answered what was sent after the doubt began, and the best path did not in
-// its time. A peer that has moved answers at another address, and no more at the
-// one before (PATH-18). Where answers used to vary, twice the round trip is time
-// enough, since the other one had no more.
+// successor is the direct path to go over to from one that is in doubt: it
+// answered what was sent after the doubt began, and the best path did not in its
+// time. A peer that has moved answers at another address, and no more at the one
+// before (PATH-18). Where answers used to vary, twice the round trip is time
+// enough, since the other one had no more. Of two relays the one that carries a
+// transfer is the slower one, whichever it is: to go over would be to come back.
 func (m *Machine) successor(now time.Time) *entry {
 	b := m.best
-	if b == nil || b.state != Valid || m.doubt.IsZero() || now.Sub(m.doubt) < b.rtt+min(4*b.dev, b.rtt)+late {
+	if b == nil || b.id.Kind() != Direct || b.state != Valid || m.doubt.IsZero() || now.Sub(m.doubt) < b.rtt+min(4*b.dev, b.rtt)+late {
 		return nil
 	}
 	for _, e := range m.ranked() {
-		if e != b && e.state == Valid && e.id.Kind() == b.id.Kind() && !e.answered.Before(m.doubt) {
+		if e != b && e.state == Valid && e.id.Kind() == Direct && !e.answered.Before(m.doubt) {
 			return e
 		}
 	}
