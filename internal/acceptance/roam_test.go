@@ -299,9 +299,7 @@ func TestPATH28RelayDeath(t *testing.T) {
 	}{
 		{"SIGKILL", 2 * time.Second, func(lab *natlab.Lab, relay, _ *roamer) error { return lab.Kill(relay.host.Name()) }},
 		{"black hole", 3 * time.Second, func(lab *natlab.Lab, relay, _ *roamer) error { return lab.Dark(relay.host.Name(), 0) }},
-		// Only one side loses its relay, and the other one's probes over the second
-		// relay keep it from doubting for up to a second longer.
-		{"black hole for one peer", 4 * time.Second, func(lab *natlab.Lab, relay, _ *roamer) error { return lab.Cut("a", relay.host.Name(), 0) }},
+		{"black hole for one peer", 3 * time.Second, func(lab *natlab.Lab, relay, _ *roamer) error { return lab.Cut("a", relay.host.Name(), 0) }},
 		{"frames of one peer lost", 3 * time.Second, func(_ *natlab.Lab, relay, a *roamer) error {
 			_, err := fmt.Fprintln(relay.stdin, a.ready.PeerID)
 			return err
