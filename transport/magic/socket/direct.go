@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -22,9 +23,10 @@ const (
 	maxCandidates      = 16 // addresses taken from one CallMeMaybe
 	asksPerSecond      = 2  // CallMeMaybes taken from one peer
 	asksAtOnce         = 6
-	maxProbesPerIP     = 24  // probes one CallMeMaybe sends to one IP
-	probesPerSecond    = 200 // to addresses that have not answered, in all
-	introductionsPerIP = 20  // opened per second and source, before any curve
+	copyWithin         = 250 * time.Millisecond // one that comes by two relays counts once
+	maxProbesPerIP     = 24                     // probes one CallMeMaybe sends to one IP
+	probesPerSecond    = 200                    // to addresses that have not answered, in all
+	introductionsPerIP = 20                     // opened per second and source, before any curve
 	introductionsAll   = 500
 	callEvery          = 5 * time.Second // CallMeMaybe again, while relayed and active
 	readBatch          = 8
@@ -388,26 +390,39 @@ func (p *peer) calledBy(m disco.CallMeMaybe) {
 		return
 	}
 	p.punched(m)
+	p.mu.Lock()
+	taken := p.take(m)
+	p.mu.Unlock()
+	if taken {
+		p.wake()
+	}
+}
+
+// take tells whether a CallMeMaybe was within the limits, and does what it asks
+// for. The caller holds p.mu.
+func (p *peer) take(m disco.CallMeMaybe) bool {
+	now := p.s.time(p.s.now())
+	m.TxID = disco.TxID{} // a copy by another relay has one of its own
+	if now.Sub(p.tookAt) < copyWithin && reflect.DeepEqual(m, p.took) {
+		return false
+	}
 	if !p.asks.Allow() {
 		p.s.stats.rateLimited.Add(1)
-		return
+		return false
 	}
-	p.mu.Lock()
-	now := p.s.time(p.s.now())
 	p.trace(Trace{Kind: TraceHeard, Addrs: m.Addrs, Peer: m.Network})
 	p.asked(m)
+	p.took, p.tookAt = m, now
 	if now.Sub(p.called) > callEvery {
 		p.call(now)
 	}
 	p.apply()
-	p.mu.Unlock()
-	p.wake()
+	return true
 }
 
 // asked is what a CallMeMaybe of the peer asks for. The caller holds p.mu.
 func (p *peer) asked(m disco.CallMeMaybe) {
-	if !slices.Equal(p.named, m.Addrs) {
-		p.named = slices.Clone(m.Addrs)
+	if !slices.Equal(p.took.Addrs, m.Addrs) {
 		p.machine.Moved()
 	}
 	perIP := make(map[netip.Addr]int)

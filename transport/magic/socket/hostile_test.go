@@ -237,6 +237,24 @@ func TestPATH14ThousandAddresses(t *testing.T) {
 	require.Positive(t, a.Stats().ProbesHeld)
 }
 
+// PATH-14: what comes by two relays counts once, so that five changes of address
+// at once are heard.
+func TestPATH14CallMeMaybeByTwoRelays(t *testing.T) {
+	w := newWire(t)
+	a, aKey, _ := w.open(t, 1, func(c *socket.Config) { c.Loopback = false })
+	priv, key := keyPair(9)
+	e := newEnemy(t, priv, aKey)
+	a.Receive(relayOne, key, relay.FrameDisco, 0, e.box(e.ping()))
+	for port := range uint16(5) {
+		m := disco.CallMeMaybe{BootID: e.boot, Addrs: []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr("31.21.0.3"), 4000+port)}}
+		for range 2 {
+			m.TxID = disco.NewTxID()
+			a.Receive(relayOne, key, relay.FrameDisco, 0, e.box(m))
+		}
+	}
+	require.Zero(t, a.Stats().RateLimited)
+}
+
 // PATH-14: five thousand strangers, more than there is room for anywhere, push
 // nobody out who has a connection: its direct packets go on to open.
 func TestPATH14ConnectedPeersOutlastAFlood(t *testing.T) {

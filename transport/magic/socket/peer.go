@@ -72,10 +72,11 @@ type peer struct {
 	pending    map[disco.TxID]pending
 	seen       disco.Window
 	boots      disco.Boots
-	paths      []netip.AddrPort // direct paths its packets are taken from
-	named      []netip.AddrPort // where the peer said last that it is
-	called     time.Time        // when our addresses were last sent
-	greeted    disco.BootID     // what the peer introduced last
+	paths      []netip.AddrPort  // direct paths its packets are taken from
+	took       disco.CallMeMaybe // the last one taken, without its transaction
+	tookAt     time.Time
+	called     time.Time    // when our addresses were last sent
+	greeted    disco.BootID // what the peer introduced last
 	changed    chan struct{}
 	running    bool
 	refreshed  time.Time
