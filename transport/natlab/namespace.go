@@ -230,6 +230,12 @@ func processesIn(spaces []namespace) ([]int, error) {
 // namespace. It is asked before isIn, so that none slips through between.
 func entering(pid int, spaces []namespace) bool {
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	// The kernel closes files, after which Start returns, before it sets the
+	// arguments: a Command may have none for a moment.
+	for err == nil && len(line) == 0 && startedHere(pid) {
+		time.Sleep(time.Millisecond)
+		line, err = os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	}
 	if err != nil {
 		return false
 	}
@@ -240,6 +246,17 @@ func entering(pid int, spaces []namespace) bool {
 	}
 
 	return false
+}
+
+// startedHere reports whether a process is a living child of this one.
+func startedHere(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:]) // after the name: state, parent
+
+	return len(fields) > 1 && string(fields[0]) != "Z" && string(fields[1]) == strconv.Itoa(os.Getpid())
 }
 
 func isIn(pid int, inside []os.FileInfo) bool {
