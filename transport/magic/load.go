@@ -35,9 +35,6 @@ type load struct {
 func (l *load) add(n int, now time.Time) (urgency int8, changed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.now == 0 {
-		l.at = now
-	}
 	l.level = max(0, l.level-now.Sub(l.at).Seconds()*sparseBytes)
 	l.at = now
 	l.level = min(l.level+float64(n), 2*sparseBytes)

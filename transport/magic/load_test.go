@@ -64,11 +64,11 @@ func TestPATH18QuietStreamsAreMendedFirst(t *testing.T) {
 			}
 			// Nothing is lost but in the dark, where all that is sent fits into the
 			// congestion window.
-			for slow.Load() || sent.Load()-got.Load() > 256<<10 {
+			for !slow.Load() && sent.Load()-got.Load() > 256<<10 {
 				time.Sleep(time.Millisecond)
-				if slow.Load() {
-					break
-				}
+			}
+			if slow.Load() {
+				time.Sleep(time.Millisecond)
 			}
 		}
 	}()

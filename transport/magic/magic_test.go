@@ -41,6 +41,7 @@ type hub struct {
 	wg      sync.WaitGroup
 }
 
+// set changes the hub for all frames from now on.
 func (h *hub) set(dark bool, pause time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -232,7 +232,7 @@ func entering(pid int, spaces []namespace) bool {
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	// The kernel closes files, after which Start returns, before it sets the
 	// arguments: a Command may have none for a moment.
-	for err == nil && len(line) == 0 && startedHere(pid) {
+	for end := time.Now().Add(time.Second); err == nil && len(line) == 0 && startedHere(pid) && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 		line, err = os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	}
