@@ -75,8 +75,9 @@ type peer struct {
 	paths      []netip.AddrPort  // direct paths its packets are taken from
 	took       disco.CallMeMaybe // the last one taken, without its transaction
 	tookAt     time.Time
-	called     time.Time    // when our addresses were last sent
-	greeted    disco.BootID // what the peer introduced last
+	held       *disco.CallMeMaybe // the latest that came too early
+	called     time.Time          // when our addresses were last sent
+	greeted    disco.BootID       // what the peer introduced last
 	changed    chan struct{}
 	running    bool
 	refreshed  time.Time
@@ -599,6 +600,8 @@ func (p *peer) run() {
 		if p.admitted.Load() && !p.direct.Load() && p.active(now) && p.s.time(now).Sub(p.called) >= callEvery {
 			p.call(p.s.time(now))
 		}
+		p.takeHeld()
+		held := p.held != nil
 		p.considerTCP(p.s.time(now))
 		p.mu.Unlock()
 		if !p.active(now) && p.s.forgetCold(p) {
@@ -613,6 +616,9 @@ func (p *peer) run() {
 		}
 		if time.Duration(now-p.lastSent.Load()) < time.Second {
 			wait = min(wait, busyTick, time.Duration(p.missed.Load()))
+		}
+		if held {
+			wait = min(wait, time.Second/asksPerSecond)
 		}
 		p.due.Store(now + int64(wait))
 		timer.Reset(wait)
