@@ -373,6 +373,7 @@ func (p *peer) call(now time.Time) {
 	p.s.tcp.tell(&msg)
 	for _, id := range p.machine.IDs() {
 		if id.Kind() == path.Relayed && p.machine.State(id) != path.Dead {
+			p.called = now // not before there is a way to say it
 			p.trace(Trace{Kind: TraceCalled, Addrs: msg.Addrs, Relay: id.Relay})
 			p.sendDisco(id, disco.Hello{TxID: disco.NewTxID(), BootID: p.s.boot})
 			// Before the addresses, which are disclosed by them (PATH-13, PATH-23).
@@ -381,7 +382,6 @@ func (p *peer) call(now time.Time) {
 			p.sendDisco(id, msg)
 		}
 	}
-	p.called = now
 }
 
 // calledBy takes a CallMeMaybe of the peer, if it may ask us to knock.

@@ -149,6 +149,12 @@ func (p *peer) active(now int64) bool {
 	return time.Duration(now-max(p.born, p.lastData.Load())) < coldAfter
 }
 
+// cold tells that nobody speaks of or with the peer any more. One that pings comes
+// back: what it says next must not meet a peer that was just forgotten.
+func (p *peer) cold(now int64) bool {
+	return !p.active(now) && time.Duration(now-p.lastRecv.Load()) >= coldAfter
+}
+
 // heard notes that something of the peer came over a path. Probes over another
 // path than ours say nothing about ours. late tells that it ends a silence too
 // long for the path.
@@ -604,7 +610,7 @@ func (p *peer) run() {
 		held := p.held != nil
 		p.considerTCP(p.s.time(now))
 		p.mu.Unlock()
-		if !p.active(now) && p.s.forgetCold(p) {
+		if p.cold(now) && p.s.forgetCold(p) {
 			return
 		}
 		if time.Duration(now-p.lastSent.Load()) > smallFor {
