@@ -98,3 +98,6 @@ func (s *Socket) HoldTCP() (release func()) {
 		}
 	}
 }
+
+// StillOpen tells whether holes made for the peer at that time would be kept.
+func (s *Socket) StillOpen(k relay.Key, since time.Time) bool { return s.peer(k).stillOpen(since) }

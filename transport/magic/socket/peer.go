@@ -55,6 +55,7 @@ type peer struct {
 	settled    atomic.Bool                      // the best path is valid
 	direct     atomic.Bool                      // and it is direct
 	admitted   atomic.Bool                      // may know our addresses (PATH-13)
+	dialled    atomic.Bool                      // by this node
 	doubted    atomic.Int64                     // when a packet last came over another path than our direct one
 	answerIn   atomic.Int64                     // time in which QUIC answers over the best path
 	repeated   atomic.Int64                     // when the last packets were sent again for a ping
