@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -73,6 +74,7 @@ access_log stdio:%[2]s/access.log
 cache_log %[2]s/cache.log
 pid_filename none
 coredump_dir none
+shutdown_lifetime 0 seconds
 visible_hostname firewall
 `, i.addr, dir, certMaker)))
 	out, err := exec.Command(certMaker, "-c", "-s", filepath.Join(dir, "made"), "-M", "4MB").CombinedOutput()
@@ -80,12 +82,15 @@ visible_hostname firewall
 	i.give()
 
 	var said bytes.Buffer
-	cmd := host.Command(context.Background(), "squid", "-N", "-f", filepath.Join(dir, "squid.conf"))
-	cmd.Stdout, cmd.Stderr = &said, &said
+	name := fmt.Sprintf("alknet%d", os.Getpid()) // of its shared memory, which it removes when it is let end
+	cmd := host.Command(context.Background(), "squid", "-N", "-n", name, "-f", filepath.Join(dir, "squid.conf"))
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &said, &said, time.Second
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		kill := time.AfterFunc(5*time.Second, func() { _ = cmd.Process.Kill() })
 		_ = cmd.Wait()
+		kill.Stop()
 		if t.Failed() {
 			t.Logf("squid:\n%s\n%s\n%s", said.String(), i.read("cache.log"), i.read("access.log"))
 		}

@@ -209,8 +209,9 @@ func TestPATH20OtherMakesOfWebSocket(t *testing.T) {
 	end := make(chan struct{})
 	taken := make(chan *websocket.Conn, 1)
 	server := httptest.NewTLSServer(websocket.Server{
-		Handshake: func(c *websocket.Config, _ *http.Request) error {
+		Handshake: func(c *websocket.Config, r *http.Request) error {
 			require.Equal(t, []string{packets}, c.Protocol)
+			require.Empty(t, r.UserAgent())
 			return nil
 		},
 		Handler: func(c *websocket.Conn) {

@@ -188,7 +188,7 @@ func ask(ctx context.Context, c net.Conn, u url.URL, subprotocols ...string) (*w
 	b := &bounded{Conn: c, left: maxAnswer}
 	opened := func(context.Context, string, string) (net.Conn, error) { return b, nil }
 	d := ws.Dialer{NetDialContext: opened, NetDialTLSContext: opened, Subprotocols: subprotocols, WriteBufferSize: writeBuffer}
-	sock, answer, err := d.DialContext(ctx, u.String(), nil)
+	sock, answer, err := d.DialContext(ctx, u.String(), http.Header{"User-Agent": {""}}) // none
 	if answer != nil {
 		_ = answer.Body.Close()
 	}
