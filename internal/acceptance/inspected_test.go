@@ -20,8 +20,8 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"regexp"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -44,14 +44,28 @@ type inspector struct {
 	addr netip.AddrPort
 }
 
-// inspect runs squid in a host until the end of the test.
-func inspect(t *testing.T, host *natlab.Host, port uint16) *inspector {
+// inspect runs squid in a host until the end of the test, which is skipped where
+// there is none. It takes all certificates, or, where roots are given in PEM, those
+// of servers that hold; hosts are lines of /etc/hosts.
+func inspect(t *testing.T, host *natlab.Host, port uint16, roots []byte, hosts string) *inspector {
 	t.Helper()
+	if _, err := exec.LookPath(certMaker); err != nil {
+		if *required {
+			t.Fatalf("missing Debian package squid-openssl: %s", err)
+		}
+		t.Skipf("no squid that takes TLS apart (Debian package squid-openssl): %s", err)
+	}
 	dir, err := os.MkdirTemp("", "alknet-squid-")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	i := &inspector{t: t, dir: dir, addr: netip.AddrPortFrom(host.PublicAddr(), port)}
 	i.write("authority.pem", authority(t))
+	i.write("hosts", []byte(hosts))
+	trust := "sslproxy_cert_error allow all\ntls_outgoing_options flags=DONT_VERIFY_PEER"
+	if roots != nil {
+		i.write("roots.pem", roots)
+		trust = "tls_outgoing_options cafile=" + filepath.Join(dir, "roots.pem")
+	}
 	// It is nobody's but this test's: no file of the system, no log, no cache.
 	i.write("squid.conf", []byte(fmt.Sprintf(`http_port %[1]s ssl-bump tls-cert=%[2]s/authority.pem generate-host-certificates=on
 sslcrtd_program %[3]s -s %[2]s/made -M 4MB
@@ -59,15 +73,14 @@ sslcrtd_children 1
 acl begins at_step SslBump1
 ssl_bump peek begins
 ssl_bump bump all
-sslproxy_cert_error allow all
-tls_outgoing_options flags=DONT_VERIFY_PEER
+%[4]s
 acl web port 443
 http_access deny !web
 http_access allow all
 http_upgrade_request_protocols websocket allow all
 http_upgrade_request_protocols OTHER deny all
 dns_nameservers 127.0.0.1
-hosts_file none
+hosts_file %[2]s/hosts
 cache deny all
 pinger_enable off
 access_log stdio:%[2]s/access.log
@@ -76,7 +89,7 @@ pid_filename none
 coredump_dir none
 shutdown_lifetime 0 seconds
 visible_hostname firewall
-`, i.addr, dir, certMaker)))
+`, i.addr, dir, certMaker, trust)))
 	out, err := exec.Command(certMaker, "-c", "-s", filepath.Join(dir, "made"), "-M", "4MB").CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	i.give()
@@ -156,16 +169,10 @@ func authority(t *testing.T) []byte {
 // WebSockets is no obstacle: a node behind it has its relay, reaches peers over it,
 // and has a direct path to one that listens on port 443.
 func TestPATH20InspectedTLS(t *testing.T) {
-	if _, err := exec.LookPath(certMaker); err != nil {
-		if *required {
-			t.Fatalf("missing Debian package squid-openssl: %s", err)
-		}
-		t.Skipf("no squid that takes TLS apart (Debian package squid-openssl): %s", err)
-	}
 	lab := newLab(t, []string{"relay", "open", "proxy"},
 		natlab.Peer{Name: "home", Kind: natlab.PortRestricted},
 		natlab.Peer{Name: "office", Kind: natlab.Egress443Only})
-	squid := inspect(t, lab.Host("proxy"), 443)
+	squid := inspect(t, lab.Host("proxy"), 443, nil, "")
 	relay := newProc(t, lab.Host("relay"), "").up(relaying...)
 	join := []string{"--join", relay.ticket()}
 	open := newProc(t, lab.Host("open"), offers).up(append(join, "--listen-443")...)
@@ -192,9 +199,14 @@ func TestPATH20InspectedTLS(t *testing.T) {
 	open.requireDiskFree(office.key)
 	require.Equal(t, "direct", office.why(open.key).Result)
 
-	relay.kill()
-	office.kill()
-	tunnels := regexp.MustCompile(`TCP_TUNNEL/101 \d+ GET https://`).FindAllString(squid.read("access.log"), -1)
-	require.GreaterOrEqual(t, len(tunnels), 2, "the firewall saw into both:\n%s", squid.read("access.log"))
-	require.NotContains(t, squid.read("access.log"), "TCP_TUNNEL/200", "and let nothing pass that it did not see into")
+	squid.requireSaw(2, office)
+}
+
+// requireSaw tells that the proxy has looked into so many WebSockets of a node, which
+// it kills, and let nothing pass that it did not look into.
+func (i *inspector) requireSaw(webSockets int, n *nodeProc) {
+	i.t.Helper()
+	n.kill() // squid logs what has ended
+	require.Eventually(i.t, func() bool { return strings.Count(i.read("access.log"), "TCP_TUNNEL/101") >= webSockets }, 5*time.Second, 50*time.Millisecond)
+	require.NotContains(i.t, i.read("access.log"), "TCP_TUNNEL/200")
 }
