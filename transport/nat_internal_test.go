@@ -1,10 +1,13 @@
 package transport
 
 import (
+	"context"
 	"crypto/ed25519"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	ma "github.com/multiformats/go-multiaddr"
@@ -47,6 +50,35 @@ func TestPATH31MappingOf(t *testing.T) {
 	} {
 		require.Equal(t, c.want, mappingOf(func(a netip.AddrPort) bool { return a == own }, both, c.seen), "%v", c.seen)
 	}
+}
+
+// PATH-20: that UDP does not get through is told even if the relays turn out to be
+// farther away, while nothing is answered, than they were when it was asked.
+func TestPATH20SilenceIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		h := &Host{ctx: ctx}
+		r := newReflectors(h)
+		asked := time.Now()
+		r.patience = func() time.Duration {
+			if time.Since(asked) < 50*time.Millisecond {
+				return 100 * time.Millisecond
+			}
+			return 200 * time.Millisecond
+		}
+		told := make(chan bool, 10)
+		r.changed = func() { told <- r.silent() }
+		r.quiet = asked
+		r.kick()
+		var running sync.WaitGroup
+		running.Go(r.run)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.Len(t, told, 1)
+		require.True(t, <-told)
+		cancel()
+		running.Wait()
+	})
 }
 
 // PATH-31: a relay is asked in both address families, whichever it was met in; a

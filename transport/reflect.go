@@ -33,7 +33,9 @@ const (
 // reflectors asks relays where this node's direct paths are seen from outside
 // (PATH-31), and keeps the NAT mapping of their port alive by it.
 type reflectors struct {
-	h *Host
+	h        *Host
+	patience func() time.Duration // for an answer, before UDP is taken not to get through
+	changed  func()               // peers are to hear what is known now
 
 	mu      sync.Mutex
 	targets map[relay.Key][]netip.AddrPort // reflectors of each relay
@@ -59,7 +61,7 @@ type sighting struct {
 
 func newReflectors(h *Host) *reflectors {
 	return &reflectors{
-		h: h, wake: make(chan struct{}, 1),
+		h: h, patience: h.udpPatience, changed: h.gather, wake: make(chan struct{}, 1),
 		targets: make(map[relay.Key][]netip.AddrPort),
 		wishes:  make(map[relay.Key]bool),
 		asked:   make(map[[12]byte]netip.AddrPort),
@@ -174,7 +176,12 @@ func (r *reflectors) run() {
 		case <-r.h.ctx.Done():
 			return
 		case <-silence.C:
-			r.h.gather() // peers are to know
+			// A relay may have turned out to be farther away since the timer was set.
+			if wait := r.untilSilent(); wait > 0 {
+				silence.Reset(wait)
+			} else {
+				r.changed()
+			}
 			continue
 		case <-timer.C:
 		case <-r.wake:
@@ -215,11 +222,17 @@ func (r *reflectors) untilSilent() time.Duration {
 	if quiet.IsZero() {
 		return 0
 	}
+	return max(0, r.patience()-time.Since(quiet))
+}
+
+// udpPatience is how long an answer of a reflector may take, as far as the round
+// trips to the home relays tell.
+func (h *Host) udpPatience() time.Duration {
 	patience := udpPatience
-	for _, home := range r.h.links.pool.Homes() {
+	for _, home := range h.links.pool.Homes() {
 		patience = max(patience, udpPatience+3*home.RTT)
 	}
-	return max(0, patience-time.Since(quiet))
+	return patience
 }
 
 // settled notes whether any reflector answered lately. The caller holds mu.
@@ -301,7 +314,7 @@ func (r *reflectors) answer(from netip.AddrPort, b []byte) {
 	r.quiet = time.Time{}
 	r.mu.Unlock()
 	if old.addr != addr || quiet {
-		r.h.gather()
+		r.changed()
 	}
 }
 

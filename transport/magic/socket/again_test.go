@@ -3,6 +3,7 @@ package socket_test
 import (
 	"context"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/alkdev/alknet-p2p/transport/magic/disco"
 	"github.com/alkdev/alknet-p2p/transport/magic/socket"
+	"github.com/alkdev/alknet-p2p/transport/magic/udp"
 	"github.com/alkdev/alknet-p2p/transport/relay"
 )
 
@@ -159,4 +161,54 @@ func TestPATH18SmallPacketsAreSentAgain(t *testing.T) {
 		require.Equal(t, []byte{10, 20, 30}, small)
 		require.Equal(t, []byte{32, 33, 34, 35, 36, 37, 38, 39}, large)
 	})
+}
+
+// PATH-17: a peer that speaks again is not forgotten at that moment, however long
+// it was quiet.
+func TestPATH17WhoSpeaksIsNotForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, a, e, aKey, bKey := recorded(t)
+		defer a.Close()
+		say := func(m disco.Message) { a.Receive(relayOne, bKey, relay.FrameDisco, 0, e.box(m)) }
+		say(e.ping())
+		say(r.answer(t, e, aKey))
+		for range 20 {
+			say(e.ping())
+			synctest.Wait()
+			_, _, _, known := a.Path(bKey)
+			require.True(t, known)
+			time.Sleep(10 * time.Second)
+		}
+		time.Sleep(2 * time.Minute)
+		_, _, _, known := a.Path(bKey)
+		require.False(t, known, "it is, once it is quiet")
+	})
+}
+
+// PATH-16: a CallMeMaybe is answered with our addresses over the relay it came by,
+// even if it is the first that is heard of the peer.
+func TestPATH16FirstCallMeMaybeIsAnswered(t *testing.T) {
+	r := &recorder{}
+	priv, aKey := keyPair(1)
+	a, err := socket.New(socket.Config{
+		Key: priv, Relays: r, UDP: []*udp.Conn{outsider(t)}, Disclose: func(relay.Key) bool { return true },
+	})
+	require.NoError(t, err)
+	defer a.Close()
+	own := []netip.AddrPort{netip.MustParseAddrPort("31.21.0.3:4000")}
+	a.SetAddrs(own)
+	bPriv, bKey := keyPair(2)
+	e := newEnemy(t, bPriv, aKey)
+	a.Receive(relayOne, bKey, relay.FrameDisco, 0, e.box(disco.CallMeMaybe{TxID: disco.NewTxID(), BootID: e.boot, Addrs: own}))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, box := range r.boxes {
+		if m, err := e.id.Open(aKey, box); err == nil {
+			if call, ok := m.(disco.CallMeMaybe); ok {
+				require.Equal(t, own, call.Addrs)
+				return
+			}
+		}
+	}
+	t.Fatal("no answer")
 }

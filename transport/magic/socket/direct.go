@@ -373,6 +373,7 @@ func (p *peer) call(now time.Time) {
 	p.s.tcp.tell(&msg)
 	for _, id := range p.machine.IDs() {
 		if id.Kind() == path.Relayed && p.machine.State(id) != path.Dead {
+			p.called = now // not before there is a way to say it
 			p.trace(Trace{Kind: TraceCalled, Addrs: msg.Addrs, Relay: id.Relay})
 			p.sendDisco(id, disco.Hello{TxID: disco.NewTxID(), BootID: p.s.boot})
 			// Before the addresses, which are disclosed by them (PATH-13, PATH-23).
@@ -381,7 +382,6 @@ func (p *peer) call(now time.Time) {
 			p.sendDisco(id, msg)
 		}
 	}
-	p.called = now
 }
 
 // calledBy takes a CallMeMaybe of the peer, if it may ask us to knock.
@@ -391,15 +391,18 @@ func (p *peer) calledBy(m disco.CallMeMaybe) {
 	}
 	p.punched(m)
 	p.mu.Lock()
+	waits := p.held != nil
 	taken := p.take(m)
+	wake := taken || !waits && p.held != nil
 	p.mu.Unlock()
-	if taken {
+	if wake {
 		p.wake()
 	}
 }
 
 // take tells whether a CallMeMaybe was within the limits, and does what it asks
-// for. The caller holds p.mu.
+// for. What it says must not be lost when it comes too early: the latest that was
+// refused is held, and taken as soon as the limits allow. The caller holds p.mu.
 func (p *peer) take(m disco.CallMeMaybe) bool {
 	now := p.s.time(p.s.now())
 	m.TxID = disco.TxID{} // a copy by another relay has one of its own
@@ -408,8 +411,10 @@ func (p *peer) take(m disco.CallMeMaybe) bool {
 	}
 	if !p.asks.Allow() {
 		p.s.stats.rateLimited.Add(1)
+		p.held = &m
 		return false
 	}
+	p.held = nil
 	p.trace(Trace{Kind: TraceHeard, Addrs: m.Addrs, Peer: m.Network})
 	p.asked(m)
 	p.took, p.tookAt = m, now
@@ -418,6 +423,18 @@ func (p *peer) take(m disco.CallMeMaybe) bool {
 	}
 	p.apply()
 	return true
+}
+
+// takeHeld takes the CallMeMaybe that came too early, once its time has come.
+// The caller holds p.mu.
+func (p *peer) takeHeld() {
+	switch {
+	case p.held == nil:
+	case p.held.BootID.Before(p.boots.Current()): // of a run of the peer that is over
+		p.held = nil
+	case p.asks.Tokens() >= 1:
+		p.take(*p.held)
+	}
 }
 
 // asked is what a CallMeMaybe of the peer asks for. The caller holds p.mu.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -253,6 +254,41 @@ func TestPATH14CallMeMaybeByTwoRelays(t *testing.T) {
 		}
 	}
 	require.Zero(t, a.Stats().RateLimited)
+}
+
+// PATH-14: what a peer says last counts, even if it has said much before: it is
+// taken as soon as it may be, and what it said in between is not.
+func TestPATH14LatestCallMeMaybeIsTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		heard := make(chan netip.AddrPort, 100)
+		priv, aKey := keyPair(1)
+		a, err := socket.New(socket.Config{Key: priv, Relays: &recorder{}, Trace: func(_ relay.Key, tr socket.Trace) {
+			if tr.Kind == socket.TraceHeard {
+				heard <- tr.Addrs[0]
+			}
+		}})
+		require.NoError(t, err)
+		defer a.Close()
+		bPriv, bKey := keyPair(2)
+		e := newEnemy(t, bPriv, aKey)
+		a.Receive(relayOne, bKey, relay.FrameDisco, 0, e.box(e.ping()))
+		taken := func() (all []netip.AddrPort) {
+			for range len(heard) {
+				all = append(all, <-heard)
+			}
+			return all
+		}
+		var said []netip.AddrPort
+		for port := range uint16(9) {
+			said = append(said, netip.AddrPortFrom(netip.MustParseAddr("31.21.0.3"), 4000+port))
+			a.Receive(relayOne, bKey, relay.FrameDisco, 0, e.box(disco.CallMeMaybe{TxID: disco.NewTxID(), BootID: e.boot, Addrs: said[port:]}))
+		}
+		synctest.Wait()
+		require.Equal(t, said[:6], taken())
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		require.Equal(t, said[8:], taken())
+	})
 }
 
 // PATH-14: five thousand strangers, more than there is room for anywhere, push

@@ -75,8 +75,9 @@ type peer struct {
 	paths      []netip.AddrPort  // direct paths its packets are taken from
 	took       disco.CallMeMaybe // the last one taken, without its transaction
 	tookAt     time.Time
-	called     time.Time    // when our addresses were last sent
-	greeted    disco.BootID // what the peer introduced last
+	held       *disco.CallMeMaybe // the latest that came too early
+	called     time.Time          // when our addresses were last sent
+	greeted    disco.BootID       // what the peer introduced last
 	changed    chan struct{}
 	running    bool
 	refreshed  time.Time
@@ -146,6 +147,12 @@ func (p *peer) pinned() bool { return p.pins.Load() > 0 }
 // active tells that the peer is still of interest.
 func (p *peer) active(now int64) bool {
 	return time.Duration(now-max(p.born, p.lastData.Load())) < coldAfter
+}
+
+// cold tells that nobody speaks of or with the peer any more. One that pings comes
+// back: what it says next must not meet a peer that was just forgotten.
+func (p *peer) cold(now int64) bool {
+	return !p.active(now) && time.Duration(now-p.lastRecv.Load()) >= coldAfter
 }
 
 // heard notes that something of the peer came over a path. Probes over another
@@ -599,9 +606,11 @@ func (p *peer) run() {
 		if p.admitted.Load() && !p.direct.Load() && p.active(now) && p.s.time(now).Sub(p.called) >= callEvery {
 			p.call(p.s.time(now))
 		}
+		p.takeHeld()
+		held := p.held != nil
 		p.considerTCP(p.s.time(now))
 		p.mu.Unlock()
-		if !p.active(now) && p.s.forgetCold(p) {
+		if p.cold(now) && p.s.forgetCold(p) {
 			return
 		}
 		if time.Duration(now-p.lastSent.Load()) > smallFor {
@@ -613,6 +622,9 @@ func (p *peer) run() {
 		}
 		if time.Duration(now-p.lastSent.Load()) < time.Second {
 			wait = min(wait, busyTick, time.Duration(p.missed.Load()))
+		}
+		if held {
+			wait = min(wait, time.Second/asksPerSecond)
 		}
 		p.due.Store(now + int64(wait))
 		timer.Reset(wait)

@@ -580,6 +580,7 @@ func (s *Socket) receiveDisco(via, from relay.Key, payload []byte) {
 		p.hello(m.BootID)
 	case disco.CallMeMaybe:
 		p.prove(via)
+		s.found(p, via)
 		s.consider(p)
 		p.calledBy(m)
 	case disco.PathGone:
