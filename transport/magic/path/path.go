@@ -257,7 +257,7 @@ func (m *Machine) Lost(now time.Time, id ID, reason string, retry bool) {
 	m.choose(now)
 }
 
-// Pong says that the ping sent at sent over the path was answered.
+// Pong says that a ping over the path was answered; sent is what Pinged was then.
 func (m *Machine) Pong(now time.Time, id ID, sent time.Time) {
 	e := m.find(id)
 	if e == nil || e.state == Dead {
@@ -593,6 +593,14 @@ func (m *Machine) Pings() []ID {
 	p := m.pings
 	m.pings = nil
 	return p
+}
+
+// Pinged is the time of the last ping over a path.
+func (m *Machine) Pinged(id ID) time.Time {
+	if e := m.find(id); e != nil {
+		return e.pinged
+	}
+	return time.Time{}
 }
 
 // Events takes the events since the last call.
