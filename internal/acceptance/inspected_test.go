@@ -55,7 +55,7 @@ func inspect(t *testing.T, host *natlab.Host, port uint16, roots []byte, hosts s
 		}
 		t.Skipf("no squid that takes TLS apart (Debian package squid-openssl): %s", err)
 	}
-	dir, err := os.MkdirTemp("", "alknet-squid-")
+	dir, err := os.MkdirTemp("", "alknet-squid-") //nolint:usetesting // squid becomes a user that cannot enter t.TempDir
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	i := &inspector{t: t, dir: dir, addr: netip.AddrPortFrom(host.PublicAddr(), port)}
@@ -67,7 +67,7 @@ func inspect(t *testing.T, host *natlab.Host, port uint16, roots []byte, hosts s
 		trust = "tls_outgoing_options cafile=" + filepath.Join(dir, "roots.pem")
 	}
 	// It is nobody's but this test's: no file of the system, no log, no cache.
-	i.write("squid.conf", []byte(fmt.Sprintf(`http_port %[1]s ssl-bump tls-cert=%[2]s/authority.pem generate-host-certificates=on
+	i.write("squid.conf", fmt.Appendf(nil, `http_port %[1]s ssl-bump tls-cert=%[2]s/authority.pem generate-host-certificates=on
 sslcrtd_program %[3]s -s %[2]s/made -M 4MB
 sslcrtd_children 1
 acl begins at_step SslBump1
@@ -89,7 +89,7 @@ pid_filename none
 coredump_dir none
 shutdown_lifetime 0 seconds
 visible_hostname firewall
-`, i.addr, dir, certMaker, trust)))
+`, i.addr, dir, certMaker, trust))
 	out, err := exec.Command(certMaker, "-c", "-s", filepath.Join(dir, "made"), "-M", "4MB").CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	i.give()
