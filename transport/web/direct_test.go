@@ -414,7 +414,8 @@ func FuzzFrames(f *testing.F) {
 	for _, b := range [][]byte{
 		slices.Concat(frame(2, "ab"), frame(ping, "x"), frame(end, "c"), frame(bye, "\x03\xe8")),
 		append(frame(binary, "a"), 0x82, 0xff, 0, 0, 0, 0, 0, 0x10, 0, 1, '0', '1', '2', '3'),
-		frame(ping, strings.Repeat("x", 126)), frame(text, "a"), frame(binary, strings.Repeat("a", 200)), {0xff},
+		frame(ping, strings.Repeat("x", 126)), frame(text, "a"), frame(binary, strings.Repeat("a", 200)),
+		{0xff},
 	} {
 		f.Add(b)
 	}
@@ -443,6 +444,25 @@ func (c *answering) Write(b []byte) (int, error) {
 }
 
 const granted = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: ACCEPT\r\n"
+
+// PATH-14: a server that answers anything else is no peer; one that ends may be one
+// that just starts.
+func TestPATH14AnswersOfOthers(t *testing.T) {
+	for said, want := range map[string]bool{
+		"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n":                                                                    true,
+		"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: alknet-packets/1\r\n\r\n":                           true,
+		"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n":       true,
+		granted + "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n\r\n": true,
+		"SSH-2.0-x\r\n\r\n": true,
+		"HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", maxAnswer): true,
+		granted: false,
+		"":      false,
+	} {
+		_, err := ask(t.Context(), &answering{answer: []byte(said)}, url.URL{Scheme: "wss", Host: "127.0.0.1:443", Path: "/"}, packets)
+		require.Error(t, err, "%q", said)
+		require.Equal(t, want, errors.Is(noPeer(err), ErrNoPeer), "%q: %v", said, err)
+	}
+}
 
 // PATH-14: what a server answers is read to 16 KiB at most, and is taken only if it
 // says that the connection is a WebSocket for packets; it is remembered as no peer
