@@ -821,7 +821,7 @@ func (m *Machine) choose(now time.Time) {
 			return
 		}
 	}
-	failed := m.best != nil && m.best.state == Suspect && !m.best.since.Before(top.answered)
+	failed := m.best != nil && m.best.state == Suspect && m.best.since.After(top.answered)
 	m.best, m.selected, m.doubt, m.doubts = top, now, time.Time{}, 0
 	// What ended one direct path may well have ended the other: data goes over the
 	// relay too until it answers (PATH-18).
