@@ -97,10 +97,11 @@ type peer struct {
 }
 
 type pending struct {
-	id    path.ID
-	sent  time.Time
-	wide  bool // asked whether the path carries MaxPacket
-	aside bool // not for the machine
+	id     path.ID
+	sent   time.Time
+	pinged time.Time // the same to the machine, which tells its pings apart by that
+	wide   bool      // asked whether the path carries MaxPacket
+	aside  bool      // not for the machine
 }
 
 func newPeer(s *Socket, k relay.Key) *peer {
@@ -383,7 +384,7 @@ func (p *peer) pong(id path.ID, m disco.Pong) bool {
 		}
 	}
 	if !ping.aside {
-		p.machine.Pong(now, id, ping.sent)
+		p.machine.Pong(now, id, ping.pinged)
 	}
 	p.apply()
 	p.answered(ping, now)
@@ -521,7 +522,7 @@ func (p *peer) sendPing(id path.ID, size int, wide, aside bool) {
 		}
 	}
 	ping := disco.Ping{TxID: tx, BootID: p.s.boot}
-	asked := pending{id: id, sent: now, wide: wide, aside: aside}
+	asked := pending{id: id, sent: now, pinged: p.machine.Pinged(id), wide: wide, aside: aside}
 	if id.Kind() == path.Relayed {
 		p.pending[tx] = asked
 		p.sendDisco(id, ping)
