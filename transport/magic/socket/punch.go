@@ -84,12 +84,30 @@ func (s *Socket) SetNetwork(n disco.Network, ports []uint16) {
 	}
 	now := s.now()
 	for p := range s.index.byKey.all() {
-		if p.admitted.Load() && !p.direct.Load() && (p.pinned() || p.active(now)) {
-			p.mu.Lock()
-			p.call(s.time(now))
-			p.mu.Unlock()
+		p.mu.Lock()
+		if n.IPv4 != disco.MappingUnknown && n.IPv4 != disco.MappingDependent {
+			p.leaveHole()
 		}
+		if p.admitted.Load() && !p.direct.Load() && (p.pinned() || p.active(now)) {
+			p.call(s.time(now))
+			p.punchOn()
+		}
+		p.mu.Unlock()
 	}
+}
+
+// leaveHole gives up a hole in a hard NAT that this node is no longer behind, unless
+// it still works: the peer is asked from the socket of all others, at once. The
+// caller holds p.mu.
+func (p *peer) leaveHole() {
+	e := p.exit.Load()
+	if e == nil || p.opening || p.machine.State(path.ID{Addr: e.addr}) == path.Valid {
+		return
+	}
+	p.exit.Store(nil)
+	_ = e.conn.Close()
+	p.machine.Found(p.s.time(p.s.now()), path.ID{Addr: e.addr}, true)
+	p.apply()
 }
 
 // attested takes the IP of a peer from a relay. Only relays that this node has

@@ -247,3 +247,32 @@ func TestPATH23ReachedElsewhereIsNoHelp(t *testing.T) {
 	require.Eventually(t, func() bool { next.calls(a, disco.PunchOpen); return a.Stats().Punches == 2 }, 5*time.Second, 10*time.Millisecond)
 	require.Zero(t, a.Stats().PunchesHelped)
 }
+
+// PATH-21, PATH-23: whoever comes behind a hard NAT opens sockets as soon as it knows
+// of the NAT, not when the peer next speaks; and whoever leaves it does not ask for
+// the peer through the hole in it any more.
+func TestPATH23MovedBehindAHardNATAndAway(t *testing.T) {
+	a, e := easyAnd(t, nil)
+	at := outsider(t)
+	var moved atomic.Bool
+	ended := e.answers(at, func(from netip.AddrPort) bool { return (from == a.UDPAddr()) == moved.Load() })
+	t.Cleanup(func() { _ = at.Close(); <-ended })
+	e.calls(a, 0)
+	e.attested(a, relayOne, "127.0.0.1")
+	a.Receive(relayOne, e.key, relay.FrameDisco, 0, e.box(disco.CallMeMaybe{
+		TxID: disco.NewTxID(), BootID: e.boot, Addrs: []netip.AddrPort{at.LocalAddr()},
+		Network: disco.Network{IPv4: disco.MappingIndependent},
+	}))
+	a.SetNetwork(disco.Network{}, nil)
+	a.NetworkChanged()
+	a.SetNetwork(disco.Network{IPv4: disco.MappingDependent}, nil)
+	require.Eventually(t, func() bool { return kindOf(a, e.key) == path.Direct && a.Extra() == 1 }, 10*time.Second, time.Millisecond)
+	time.Sleep(50 * time.Millisecond) // for what is still in the buffers of this machine
+	moved.Store(true)
+	a.SetNetwork(disco.Network{}, nil)
+	a.NetworkChanged()
+	require.Equal(t, 1, a.Extra(), "it may be the same NAT")
+	a.SetNetwork(disco.Network{IPv4: disco.MappingIndependent}, nil)
+	require.Eventually(t, func() bool { return a.Extra() == 0 }, 500*time.Millisecond, time.Millisecond)
+	require.Eventually(t, func() bool { return kindOf(a, e.key) == path.Direct }, 10*time.Second, time.Millisecond)
+}
