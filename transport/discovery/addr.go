@@ -104,7 +104,7 @@ func newAddrServer(networkName string, now func() time.Time, log *slog.Logger, d
 		perPeer: make(map[peer.ID]int),
 	}
 	if dht != nil {
-		s.lookups = newLookups(networkName, now, log, dht.lookup, func(v value) { s.table.put(v) })
+		s.lookups = newLookups(networkName, now, log, dht.lookup, func(v value) { s.table.put(v, now()) })
 		s.deposits = startDeposits(log, dht.deposit)
 	}
 	return s
@@ -221,7 +221,7 @@ func (s *addrServer) answer(p peer.ID, kind byte, body []byte) (byte, []byte) {
 		if err != nil {
 			return addrRefused, []byte{refusalOf(err)}
 		}
-		if newer := s.table.put(v); newer != nil {
+		if newer := s.table.put(v, s.now()); newer != nil {
 			return addrFound, newer
 		}
 		if s.deposits != nil {

@@ -107,10 +107,11 @@ func (c *cache) recordLocked(p peer.ID) *Record {
 	return r
 }
 
-// putRecord keeps r, an opened record, if it is newer than the one held.
-func (c *cache) putRecord(r *Record) {
+// putRecord keeps r, an opened record that is not from the future, if it is newer
+// than the one held, or that one is.
+func (c *cache) putRecord(r *Record, now time.Time) {
 	c.mu.Lock()
-	newer := r.Newer(c.recordLocked(r.Peer))
+	newer := r.replaces(c.recordLocked(r.Peer), now)
 	if newer {
 		c.records.put(r.Peer, r)
 	}

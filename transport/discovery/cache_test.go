@@ -35,17 +35,17 @@ func TestCacheRecords(t *testing.T) {
 			require.Nil(t, c.record(testID(1)))
 			old := sealed(t, 1, func(r *Record) { r.Seq -= 5000; r.Expiry = time.UnixMilli(int64(r.Seq)).Add(time.Second) })
 			newer := sealed(t, 1)
-			c.putRecord(newer)
-			c.putRecord(old)
+			c.putRecord(newer, time.Now())
+			c.putRecord(old, time.Now())
 			require.Equal(t, newer, c.record(testID(1)))
 			expired := sealed(t, 2, func(r *Record) { r.Seq -= 5000; r.Expiry = time.UnixMilli(int64(r.Seq)).Add(time.Second) })
-			c.putRecord(expired)
+			c.putRecord(expired, time.Now())
 			if dir != "" {
 				c = openTestCache(t, dir)
 			}
 			require.Equal(t, newer, c.record(testID(1)))
 			require.Equal(t, expired, c.record(testID(2)), "an expired record is still a hint")
-			c.putRecord(old)
+			c.putRecord(old, time.Now())
 			require.Equal(t, newer, c.record(testID(1)))
 		})
 	}
@@ -57,7 +57,7 @@ func TestCacheCorruption(t *testing.T) {
 	dir := t.TempDir()
 	c := openTestCache(t, dir)
 	for k := byte(1); k <= 8; k++ {
-		c.putRecord(sealed(t, k))
+		c.putRecord(sealed(t, k), time.Now())
 	}
 	c.addRelays([]peer.AddrInfo{relayInfo(50)}, time.Now())
 	c.saveNodes()
@@ -95,7 +95,7 @@ func TestCacheCorruption(t *testing.T) {
 	require.Empty(t, c.knownRelays())
 
 	// Replaced in time.
-	c.putRecord(sealed(t, 3))
+	c.putRecord(sealed(t, 3), time.Now())
 	c.addRelays([]peer.AddrInfo{relayInfo(51)}, time.Now())
 	c.saveNodes()
 	c = openTestCache(t, dir)
@@ -116,7 +116,7 @@ func TestCacheIsBounded(t *testing.T) {
 	c := openTestCache(t, dir)
 	c.records.maxEntries = 3
 	for k := byte(1); k <= 5; k++ {
-		c.putRecord(sealed(t, k))
+		c.putRecord(sealed(t, k), time.Now())
 		require.NotNil(t, c.record(testID(1)), "the one in use went")
 	}
 	files, err := os.ReadDir(filepath.Join(dir, recordsFolder))

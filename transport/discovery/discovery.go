@@ -317,7 +317,7 @@ func (d *Discovery) Learn(p peer.ID, raw []byte) (*Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("learn record: %w", err)
 	}
-	d.cache.putRecord(r)
+	d.cache.putRecord(r, d.cfg.Now())
 	return r, nil
 }
 
@@ -337,7 +337,7 @@ func (d *Discovery) LearnRelays(raws [][]byte) {
 		if r.Peer == d.self {
 			continue
 		}
-		d.cache.putRecord(r)
+		d.cache.putRecord(r, d.cfg.Now())
 		relays = append(relays, peer.AddrInfo{ID: r.Peer, Addrs: trimAddrs(r.Addrs, MaxRelayAddrs)})
 	}
 	d.foundRelays(relays)
@@ -499,7 +499,7 @@ func (d *Discovery) refreshRelayRecords(ctx context.Context) {
 		}
 		_ = d.dht.search(ctx, RecordKey(info.ID), func(raw []byte) {
 			if r, err := OpenRecord(raw, d.cfg.Network, info.ID, d.cfg.Now()); err == nil {
-				d.cache.putRecord(r)
+				d.cache.putRecord(r, d.cfg.Now())
 			}
 		})
 	}

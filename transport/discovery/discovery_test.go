@@ -227,7 +227,7 @@ func TestOwnRecordOutbidsForgottenOne(t *testing.T) {
 	relay, a := newHost(t, 1), newHost(t, 2)
 	dr := start(t, Config{Host: relay, Relay: true})
 	forgotten := sealed(t, 2, func(r *Record) { r.Seq += uint64((30 * time.Minute).Milliseconds()) })
-	require.Nil(t, dr.server.table.put(forgotten.value()))
+	require.Nil(t, dr.server.table.put(forgotten.value(), time.Now()))
 
 	home := []peer.AddrInfo{infoOf(relay)}
 	da := start(t, Config{Host: a, Content: func() Content { return Content{Relays: home} }})

@@ -92,7 +92,7 @@ func TestLookupIsBoundedInTime(t *testing.T) {
 				}
 				<-ctx.Done()
 				return ctx.Err()
-			}, func(v value) { table.put(v) })
+			}, func(v value) { table.put(v, time.Now()) })
 			begin := time.Now()
 			require.NoError(t, l.find(testID(9), RecordKey(testID(1))))
 			require.Equal(t, c.want, time.Since(begin))

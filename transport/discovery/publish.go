@@ -148,11 +148,11 @@ func (d *Discovery) ownRecord() (*Record, error) {
 		return nil, err
 	}
 	// Kept before anyone else has it: after a crash a higher Seq must follow.
-	d.cache.putRecord(r)
+	d.cache.putRecord(r, now)
 	if d.server != nil {
-		d.server.table.put(r.value())
+		d.server.table.put(r.value(), now)
 		for _, h := range d.handOvers {
-			d.server.table.put(h.value())
+			d.server.table.put(h.value(), now)
 		}
 	}
 	d.own.last, d.own.seq = r, seq

@@ -117,6 +117,12 @@ func (r *Record) Newer(old *Record) bool {
 	return old == nil || r.value().newer(old.value())
 }
 
+// replaces says whether r, which is not from the future, is kept and not held: it
+// is newer, or held is from the future (PATH-25).
+func (r *Record) replaces(held *Record, now time.Time) bool {
+	return r.Newer(held) || held.value().ahead(now)
+}
+
 // RecordKey is the key of p's record in the DHT.
 func RecordKey(p peer.ID) string { return recordNamespace + string(p) }
 
@@ -140,7 +146,7 @@ func openAnyRecord(raw []byte, network string, now time.Time) (*Record, error) {
 
 // check is the part of OpenRecord that depends on the clock.
 func (r *Record) check(now time.Time) error {
-	if int64(r.Seq) > now.Add(MaxRecordAhead).UnixMilli() {
+	if r.value().ahead(now) {
 		return ErrRecordAhead
 	}
 	if !r.Expiry.After(now) {

@@ -174,3 +174,23 @@ func FuzzRecordPayload(f *testing.F) {
 		require.Equal(t, raw, again)
 	})
 }
+
+// PATH-25: what a clock that was wrong let in does not stand against what is true,
+// once the clock is right.
+func TestPATH25RecordFromTheFutureGivesWay(t *testing.T) {
+	now := time.Now()
+	later := now.Add(2 * 365 * 24 * time.Hour)
+	future := sealed(t, 1, func(r *Record) { r.Seq = uint64(later.UnixMilli()) })
+	present := sealed(t, 1)
+	c, table := openTestCache(t, ""), newTable(10, 1<<20)
+	c.putRecord(future, later)
+	c.putRecord(present, later)
+	require.Equal(t, future, c.record(testID(1)))
+	require.Nil(t, table.put(future.value(), later))
+	require.Equal(t, future.Envelope(), table.put(present.value(), later))
+
+	c.putRecord(present, now)
+	require.Equal(t, present, c.record(testID(1)))
+	require.Nil(t, table.put(present.value(), now))
+	require.Equal(t, present.Envelope(), table.get(RecordKey(testID(1)), now))
+}

@@ -212,7 +212,7 @@ func TestPATH38RelaysOfTheRecordAreNotAsked(t *testing.T) {
 func TestPATH38BootstrapRelays(t *testing.T) {
 	relay, other := newHost(t, 1), newHost(t, 2)
 	dr := start(t, Config{Host: relay, Relay: true, DHTServer: true})
-	require.Nil(t, dr.server.table.put(sealed(t, 9).value()))
+	require.Nil(t, dr.server.table.put(sealed(t, 9).value(), time.Now()))
 	h, dialled := newHidden(t, 3)
 	d := start(t, Config{Host: h, RelaysOnly: true, Bootstrap: []peer.AddrInfo{infoOf(other), infoOf(relay)}})
 	require.Empty(t, resolve(t, d, testID(9)))

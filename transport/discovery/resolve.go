@@ -128,7 +128,8 @@ func (s *search) record(ctx context.Context, f Found) {
 		return
 	}
 	s.mu.Lock()
-	newer := f.Record.Newer(s.best)
+	now := s.d.cfg.Now()
+	newer := f.Record.replaces(s.best, now)
 	if newer {
 		s.best = f.Record
 		f.Addrs = f.Record.Addrs
@@ -136,7 +137,7 @@ func (s *search) record(ctx context.Context, f Found) {
 	}
 	s.mu.Unlock()
 	if newer {
-		s.d.cache.putRecord(f.Record)
+		s.d.cache.putRecord(f.Record, now)
 	}
 }
 

@@ -25,11 +25,12 @@ func newTable(maxEntries, maxBytes int) *table {
 	})}
 }
 
-// put stores v unless a newer value is held, which it returns then.
-func (t *table) put(v value) (newer []byte) {
+// put stores v, which is not from the future, unless a newer value is held that
+// is not either, which it returns then.
+func (t *table) put(v value, now time.Time) (newer []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if held, ok := t.values.get(v.key); ok && held.newer(v) {
+	if held, ok := t.values.get(v.key); ok && held.newer(v) && !held.ahead(now) {
 		return held.raw
 	}
 	t.values.put(v.key, v)

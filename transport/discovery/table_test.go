@@ -19,7 +19,7 @@ func TestTableIsBounded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			now := time.Now()
 			for k := byte(1); k <= 5; k++ {
-				require.Nil(t, table.put(sealed(t, k).value()))
+				require.Nil(t, table.put(sealed(t, k).value(), time.Now()))
 				require.NotNil(t, table.get(RecordKey(testID(1)), now), "the one in use went")
 			}
 			require.Nil(t, table.get(RecordKey(testID(3)), now))
@@ -32,7 +32,7 @@ func TestTableIsBounded(t *testing.T) {
 func TestTableForgetsExpired(t *testing.T) {
 	table := newTable(3, 1<<20)
 	r := sealed(t, 1)
-	require.Nil(t, table.put(r.value()))
+	require.Nil(t, table.put(r.value(), time.Now()))
 	require.NotNil(t, table.get(RecordKey(r.Peer), r.Expiry.Add(-time.Millisecond)))
 	require.Nil(t, table.get(RecordKey(r.Peer), r.Expiry))
 	require.Zero(t, table.values.recent.Len())

@@ -36,6 +36,12 @@ func (v value) newer(old value) bool {
 	return bytes.Compare(v.raw, old.raw) > 0
 }
 
+// ahead says whether v is from the future. One that is held was taken by a clock
+// that was wrong then, and would stand against every true one until its time.
+func (v value) ahead(now time.Time) bool {
+	return int64(v.order) > now.Add(MaxRecordAhead).UnixMilli()
+}
+
 // openValue opens what stands under key in the DHT of a network, or is to. It
 // checks everything but the clock.
 func openValue(key string, raw []byte, network string) (v value, check func(now time.Time) error, err error) {
