@@ -124,7 +124,7 @@ func TestLifetimeSteps(t *testing.T) {
 // PATH-34: of a relay that nothing could be sent to it is not said that it is
 // down, nor what stands below.
 func TestPATH34RelayWithoutWay(t *testing.T) {
-	p := &patient{home: relay.HomeInfo{Home: true}}
+	p := &patient{home: relay.HomeInfo{Home: true}, ips: []netip.Addr{netip.IPv6Loopback()}}
 	d := &doctor{relays: []*patient{p}}
 	require.Equal(t, reasonNoWay.cause, d.link(p).Cause)
 	p.ways = []way{{name: "tcp4", err: errNoAnswer}}
