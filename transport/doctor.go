@@ -341,6 +341,9 @@ func routed(ip netip.Addr) bool {
 }
 
 func (h *Host) tryReflect(ctx context.Context, ip netip.Addr, ports []uint16) error {
+	if err := mayUDP(netip.AddrPortFrom(ip, ports[0])); err != nil {
+		return err
+	}
 	s, err := h.openReflect(ip.Is6())
 	if err != nil {
 		return err
@@ -368,6 +371,18 @@ func (h *Host) tryReflect(ctx context.Context, ip netip.Addr, ports []uint16) er
 	return nil
 }
 
+// mayUDP sends a packet that no reflector answers: a firewall of this machine
+// itself refuses it with an error.
+func mayUDP(to netip.AddrPort) error {
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Write([]byte{0})
+	return err
+}
+
 // tryTCP connects, and says what a relay answers to: a captive portal, or a
 // firewall that answers in its place, lets itself be connected to as well.
 func tryTCP(ctx context.Context, to string, greet func(context.Context, net.Conn) error) error {
@@ -385,7 +400,11 @@ func tryTCP(ctx context.Context, to string, greet func(context.Context, net.Conn
 			return fmt.Errorf("limit the time of %s: %w", to, err)
 		}
 	}
-	if err := greet(ctx, c); err != nil {
+	err = greet(ctx, c)
+	if err != nil && (ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded)) {
+		return errNoAnswer
+	}
+	if err != nil {
 		return fmt.Errorf("%w: %w", errStranger, err)
 	}
 	return nil
@@ -570,12 +589,35 @@ func (d *doctor) notLinked(p *patient) reason {
 		return reasonNoAddress
 	case len(p.ways) == 0:
 		return reasonNoWay
-	case slices.ContainsFunc(p.ways, func(w way) bool { return errors.Is(w.err, errStranger) }) && !d.works(p):
-		return reasonStranger
 	case d.swallowsLarge(p):
 		return reasonBlackHole
 	}
+	if r, ok := d.shut(p); ok {
+		return r
+	}
 	return reasonNotLinked
+}
+
+// shut is why no way at all leads to a relay; false when one does, or the proxy.
+func (d *doctor) shut(p *patient) (reason, bool) {
+	ended := func(with error) bool {
+		return slices.ContainsFunc(p.ways, func(w way) bool { return errors.Is(w.err, with) })
+	}
+	switch {
+	case d.works(p) || p.home.Up:
+		return reason{}, false
+	case ended(errStranger):
+		return reasonStranger, true
+	case d.works(nil):
+		return reasonRelayDead, true
+	case ended(syscall.ECONNREFUSED):
+		return reasonRefused, true
+	case d.linked() || d.h.cfg.Proxy != "" && d.proxy.OK: // by the proxy
+		return reason{}, false
+	case d.h.cfg.Proxy != "":
+		return reasonCutOffProxy, true
+	}
+	return reasonCutOff, true
 }
 
 // swallowsLarge tells that small packets reach a relay by TCP and UDP, and those
@@ -591,10 +633,12 @@ func (d *doctor) swallowsLarge(p *patient) bool {
 }
 
 // foremost is the first line of an error that says more than that this machine
-// lacks an address family.
+// lacks an address family, or had no room for one more attempt.
 func foremost(err error) string {
 	lines := strings.Split(err.Error(), "\n")
-	first := max(0, slices.IndexFunc(lines, func(line string) bool { return !strings.Contains(line, syscall.ENETUNREACH.Error()) }))
+	first := max(0, slices.IndexFunc(lines, func(line string) bool {
+		return !strings.Contains(line, syscall.ENETUNREACH.Error()) && !strings.Contains(line, network.ErrResourceLimitExceeded.Error())
+	}))
 	if len(lines) == 1 {
 		return lines[0]
 	}
@@ -663,7 +707,6 @@ func (d *doctor) judge(p *patient, w way) Check {
 // blame finds what is wrong with a way by what works beside it.
 func (d *doctor) blame(p *patient, w way) reason {
 	udp := strings.HasPrefix(w.name, "udp") || strings.HasPrefix(w.name, "quic")
-	around := d.linked() || d.h.cfg.Proxy != "" && d.proxy.OK // by the proxy
 	switch {
 	case otherKey(w.err):
 		return reasonOtherKey
@@ -671,14 +714,13 @@ func (d *doctor) blame(p *patient, w way) reason {
 		return reasonStranger
 	case udp && d.forbidden(w.name[len(w.name)-1:]):
 		return reasonLocalFirewall
-	case !d.works(nil) && !around && d.h.cfg.Proxy != "":
-		return reasonCutOffProxy
-	case !d.works(nil) && !around:
-		return reasonCutOff
 	case strings.HasSuffix(w.name, "6") && !d.works(nil, "udp6", "tcp6", "quic6") && d.works(nil):
 		return reasonNoIPv6
-	case !d.works(p) && !p.home.Up && d.works(nil):
-		return reasonRelayDead
+	case !p.home.Up && errors.Is(w.err, errNoAnswer) && d.swallowsLarge(p):
+		return reasonBlackHole
+	}
+	if r, ok := d.shut(p); ok {
+		return r
 	}
 	switch w.name {
 	case "udp4", "udp6":

@@ -41,17 +41,17 @@ func TestPATH34DoctorBlames(t *testing.T) {
 		udp, quic reason
 		tcp, web  reason // "" when OK
 	}{
-		{"cut off", doctor{relays: []*patient{{home: down, ips: ip, ways: dead}}}, reasonNotLinked, reasonCutOff, reasonCutOff, reasonCutOff, reasonCutOff},
+		{"cut off", doctor{relays: []*patient{{home: down, ips: ip, ways: dead}}}, reasonCutOff, reasonCutOff, reasonCutOff, reasonCutOff, reasonCutOff},
 		{
 			"old key", doctor{relays: []*patient{{home: down, ips: ip, ways: ways(nil, mismatch, nil, nil)}}},
 			reasonOtherKey, reason{}, reasonOtherKey, reason{}, reason{},
 		},
 		{
 			"captive portal", doctor{relays: []*patient{{home: down, ips: ip, ways: ways(errNoAnswer, errNoAnswer, errNoAnswer, stranger)}}},
-			reasonStranger, reasonCutOff, reasonCutOff, reasonCutOff, reasonStranger,
+			reasonStranger, reasonStranger, reasonStranger, reasonStranger, reasonStranger,
 		},
 		{
-			"firewall here", doctor{relays: []*patient{{home: up, ips: ip, ways: ways(errNoAnswer, refused, nil, nil)}}},
+			"firewall here", doctor{relays: []*patient{{home: up, ips: ip, ways: ways(refused, errNoAnswer, nil, nil)}}},
 			reason{}, reasonLocalFirewall, reasonLocalFirewall, reason{}, reason{},
 		},
 		{
@@ -60,11 +60,19 @@ func TestPATH34DoctorBlames(t *testing.T) {
 		},
 		{
 			"proxy down", doctor{h: &Host{cfg: Config{Proxy: "http://p"}}, relays: []*patient{{home: down, ips: ip, ways: dead}}},
-			reasonNotLinked, reasonCutOffProxy, reasonCutOffProxy, reasonCutOffProxy, reasonCutOffProxy,
+			reasonCutOffProxy, reasonCutOffProxy, reasonCutOffProxy, reasonCutOffProxy, reasonCutOffProxy,
 		},
 		{
-			"black hole", doctor{relays: []*patient{{home: down, ips: ip, ways: ways(nil, errNoAnswer, nil, nil)}}},
-			reasonBlackHole, reason{}, reasonLargeBlocked, reason{}, reason{},
+			"black hole", doctor{relays: []*patient{{home: down, ips: ip, ways: ways(nil, errNoAnswer, nil, errNoAnswer)}}},
+			reasonBlackHole, reason{}, reasonBlackHole, reason{}, reasonBlackHole,
+		},
+		{
+			"small MTU", doctor{relays: []*patient{{home: up, ips: ip, ways: ways(nil, errNoAnswer, nil, nil)}}},
+			reason{}, reason{}, reasonLargeBlocked, reason{}, reason{},
+		},
+		{
+			"relay down", doctor{relays: []*patient{{home: down, ips: ip, ways: ways(errNoAnswer, errNoAnswer, syscall.ECONNREFUSED, errNoAnswer)}}},
+			reasonRefused, reasonRefused, reasonRefused, reasonRefused, reasonRefused,
 		},
 		{
 			"own attempts", doctor{relays: []*patient{{home: up, ips: ip, ways: ways(nil, network.ErrResourceLimitExceeded, nil, nil)}}},
@@ -77,7 +85,7 @@ func TestPATH34DoctorBlames(t *testing.T) {
 			}
 			p := c.d.relays[0]
 			link := c.d.link(p)
-			require.Equal(t, c.link, reason{link.Cause, link.Cure})
+			require.Equal(t, [2]string{c.link.cause, c.link.cure}, [2]string{link.Cause, link.Cure})
 			for i, want := range []reason{c.udp, c.quic, c.tcp, c.web} {
 				got := c.d.judge(p, p.ways[i])
 				require.Equal(t, want, reason{got.Cause, got.Cure}, "%+v", got)

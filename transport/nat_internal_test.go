@@ -125,9 +125,11 @@ func TestLifetimeSteps(t *testing.T) {
 // down, nor what stands below.
 func TestPATH34RelayWithoutWay(t *testing.T) {
 	p := &patient{home: relay.HomeInfo{Home: true}, ips: []netip.Addr{netip.IPv6Loopback()}}
-	d := &doctor{relays: []*patient{p}}
+	d := &doctor{h: &Host{}, relays: []*patient{p}}
 	require.Equal(t, reasonNoWay.cause, d.link(p).Cause)
 	p.ways = []way{{name: "tcp4", err: errNoAnswer}}
+	require.Equal(t, reasonCutOff.cause, d.link(p).Cause)
+	p.ways[0].err = nil
 	require.Equal(t, reasonNotLinked.cause, d.link(p).Cause)
 	p.home.Up = true
 	require.True(t, d.link(p).OK)

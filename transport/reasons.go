@@ -141,6 +141,10 @@ var (
 		"something else answers in the relay's place: a page to log in at (hotel, airport), a firewall that looks into connections, or a name server that lies",
 		"open any web page in a browser and log in; else ask whoever runs this network, or use another one",
 	}
+	reasonRefused = reason{
+		"connections to this relay are refused: it is down, or has moved, or this network refuses them on purpose",
+		"start the relay, or join by a newer ticket of it; else ask whoever runs this network",
+	}
 	reasonBlackHole = reason{
 		"small packets reach this relay, large ones vanish on the way: the line carries less at a time than it says (a tunnel, a VPN, a firewall that drops ICMP)",
 		"lower the MTU of this machine's network interface, to 1280 if need be (Linux: ip link set dev NAME mtu 1280), or let ICMP through",
