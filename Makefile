@@ -71,6 +71,7 @@ deps:
 	command -v ip >/dev/null || missing="$$missing iproute2"; \
 	command -v miniupnpd >/dev/null || missing="$$missing miniupnpd-nftables"; \
 	command -v tayga >/dev/null || missing="$$missing tayga"; \
+	[ -x /usr/lib/squid/security_file_certgen ] || missing="$$missing squid-openssl"; \
 	[ -n "$$why" ] || [ -z "$$missing" ] || why="missing Debian packages: apt-get install$$missing"; \
 	if [ -n "$$why" ]; then \
 		if [ '$(NAMESPACES)' = required ]; then echo "Namespace tests are required, but: $$why" >&2; exit 1; fi; \

@@ -161,6 +161,7 @@ func TestNODE52NamesAndRights(t *testing.T) {
 
 	_, err = b.Call(within(t, 10*time.Second), "nobody", "who/am", nil)
 	require.ErrorIs(t, err, node.ErrUnknownTarget)
+	require.NotErrorIs(t, err, node.ErrMalformedTarget)
 }
 
 // Refusals a caller can tell apart.
@@ -178,8 +179,11 @@ func TestRefusals(t *testing.T) {
 	require.ErrorIs(t, err, call.ErrNotFound)
 	_, err = b.Open(within(t, 10*time.Second), relay.Key(), "alknet/unheard-of")
 	require.ErrorIs(t, err, protocols.ErrNoHandler)
-	_, err = b.Call(within(t, 10*time.Second), "ed25519:00", "node/info", nil)
-	require.ErrorIs(t, err, node.ErrUnknownTarget)
+	for _, malformed := range []string{"ed25519:00", "12D3KooWnone", "alk1!"} {
+		_, err = b.Call(within(t, 10*time.Second), malformed, "node/info", nil)
+		require.ErrorIs(t, err, node.ErrUnknownTarget)
+		require.ErrorIs(t, err, node.ErrMalformedTarget)
+	}
 	other, err := node.New(node.Config{Key: key, Join: []string{relay.Ticket()}})
 	require.Error(t, err, "a ticket of another network")
 	require.Nil(t, other)

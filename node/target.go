@@ -20,6 +20,10 @@ import (
 // registry, nor a node key, nor a ticket.
 var ErrUnknownTarget = errors.New("unknown target")
 
+// ErrMalformedTarget: the text looks like a key or a ticket and is not one. Such
+// errors match ErrUnknownTarget too.
+var ErrMalformedTarget = errors.New("neither a key nor a ticket")
+
 // target is a peer somebody wants to reach: one or more keys, and the name it
 // must turn out to have, if it was named.
 type target struct {
@@ -41,13 +45,13 @@ func (n *Node) resolve(text string) (*target, error) {
 			return &target{text: text, peers: []peer.ID{t.Peer}}, nil
 		}
 		if _, known := n.peers.ByName(auth.PeerName(text)); !known {
-			return nil, fmt.Errorf("%w: %w", ErrUnknownTarget, err)
+			return nil, fmt.Errorf("%w: %w: %w", ErrUnknownTarget, ErrMalformedTarget, err)
 		}
 	}
 	if p, err := auth.ParseKey(text); err == nil {
 		return &target{text: text, peers: []peer.ID{p}}, nil
 	} else if strings.HasPrefix(text, "ed25519:") || strings.HasPrefix(text, "12D3KooW") {
-		return nil, fmt.Errorf("%w: %w", ErrUnknownTarget, err)
+		return nil, fmt.Errorf("%w: %w: %w", ErrUnknownTarget, ErrMalformedTarget, err)
 	}
 	entry, ok := n.peers.ByName(auth.PeerName(text))
 	if !ok {

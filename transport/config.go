@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
@@ -89,6 +90,8 @@ type Config struct {
 	NoMDNS bool
 	// Logger is silent when nil.
 	Logger *slog.Logger
+
+	now func() time.Time // this machine's clock; nil = time.Now
 }
 
 // RelayConfig is what a relay grants.

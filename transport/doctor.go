@@ -37,7 +37,6 @@ const (
 	doctorOther  = time.Second             // for its second link
 	doctorRelays = 4                       // looked at
 	doctorAddrs  = 8                       // of one relay
-	clockOff     = 5 * time.Minute         // of a clock that is said to be wrong (PATH-25)
 	httpsPort    = 443
 )
 
@@ -663,12 +662,7 @@ func (d *doctor) linked() bool {
 // clock compares this machine's clock with what relays said when they were
 // linked (PATH-25).
 func (d *doctor) clock() Check {
-	d.h.links.mu.Lock()
-	var skews []time.Duration
-	for _, s := range d.h.links.skew {
-		skews = append(skews, s)
-	}
-	d.h.links.mu.Unlock()
+	skews := d.h.clock.differences()
 	if len(skews) == 0 {
 		return Check{Name: "clock", OK: true, Detail: "no relay to compare it with"}
 	}
@@ -676,7 +670,11 @@ func (d *doctor) clock() Check {
 	off := skews[(len(skews)-1)/2]
 	detail := fmt.Sprintf("within %s of %s", off.Abs().Round(time.Second)+time.Second, relaysClocks(len(skews)))
 	if off.Abs() > clockOff {
-		return trouble("clock", "", "off by "+longTime(off.Abs()), reasonClock(off, len(skews)))
+		detail = "off by " + longTime(off.Abs())
+		if d.h.clock.corrected() {
+			detail += ", corrected for address records"
+		}
+		return trouble("clock", "", detail, reasonClock(off, len(skews)))
 	}
 	return Check{Name: "clock", OK: true, Detail: detail}
 }
@@ -767,6 +765,12 @@ func (d *doctor) nat() []Check {
 		if !n.Seen.IsValid() {
 			if !v6 {
 				out = append(out, Check{Name: "mapping4", OK: true, Detail: natUnknown + ": no relay answers by UDP"})
+			}
+			continue
+		}
+		if n.Seen.Addr().IsLoopback() { // which says nothing about a NAT
+			if !v6 {
+				out = append(out, Check{Name: "mapping4", OK: true, Detail: "not measured: the relay that answers is on this machine"})
 			}
 			continue
 		}

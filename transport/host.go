@@ -76,6 +76,7 @@ type Host struct {
 	magic  *magic.Transport
 	disc   *discovery.Discovery
 	links  *links
+	clock  *clock
 	server *relay.Server // nil unless a relay
 	gater  *gater
 	dialer *web.Dialer       // of TCP connections
@@ -185,6 +186,7 @@ func (h *Host) begin() error {
 // magic transport on it.
 func (h *Host) engine() (err error) {
 	h.links = newLinks(h)
+	h.clock = newClock(h)
 	h.reflectors = newReflectors(h)
 	h.nat = newNATState(h)
 	h.nat64 = newNAT64State(h)

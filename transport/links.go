@@ -46,13 +46,12 @@ type links struct {
 
 	mu       sync.Mutex
 	known    []relay.Key
-	observed map[relay.Key]string        // where each relay sees this node
-	skew     map[relay.Key]time.Duration // how far its clock is ahead of ours
-	broken   map[relay.Key]error         // relays whose last link ended, and why
+	observed map[relay.Key]string // where each relay sees this node
+	broken   map[relay.Key]error  // relays whose last link ended, and why
 }
 
 func newLinks(h *Host) *links {
-	l := &links{h: h, observed: make(map[relay.Key]string), skew: make(map[relay.Key]time.Duration), broken: make(map[relay.Key]error)}
+	l := &links{h: h, observed: make(map[relay.Key]string), broken: make(map[relay.Key]error)}
 	l.live.Store(new([]relay.Key))
 	return l
 }
@@ -135,6 +134,27 @@ func (l *links) homeKeys() []relay.Key {
 	return keys
 }
 
+// linkedHomes are those of them that are linked.
+func (l *links) linkedHomes() []relay.Key {
+	if l.pool == nil {
+		return nil
+	}
+	var keys []relay.Key
+	for _, home := range l.pool.Homes() {
+		if home.Home && home.Up {
+			keys = append(keys, home.Key)
+		}
+	}
+	return keys
+}
+
+// alone tells that no more than one relay is known.
+func (l *links) alone() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.known) <= 1
+}
+
 // waitHome returns once this node has a home to name to others.
 func (l *links) waitHome(ctx context.Context) error {
 	for {
@@ -179,7 +199,7 @@ func (l *links) setLive(k relay.Key, up bool, cause error) {
 		}
 		l.broken[k] = cause
 		delete(l.observed, k)
-		delete(l.skew, k)
+		l.h.clock.forget(k)
 	}
 	l.live.Store(&list)
 }
@@ -190,10 +210,8 @@ func (l *links) welcomed(k relay.Key, w relay.Welcome) {
 	if w.Observed != "" {
 		l.observed[k] = w.Observed
 	}
-	if w.Time != 0 {
-		l.skew[k] = w.ClockSkew(time.Now())
-	}
 	l.mu.Unlock()
+	l.h.clock.tell(k, w.Clock())
 	l.h.socket.SetLimits(k, w.Limits.Rate, w.Limits.Burst)
 	l.h.reflectors.learn(k, w.Features)
 	l.h.gather()
@@ -391,7 +409,7 @@ func (h *Host) startRelay() error {
 	if err != nil {
 		return err
 	}
-	cfg := relay.ServerConfig{Logger: h.log, Known: h.cfg.Known, RelayRecords: h.relayRecords, Features: features}
+	cfg := relay.ServerConfig{Logger: h.log, Now: h.clock.local, Known: h.cfg.Known, RelayRecords: h.relayRecords, Features: features}
 	switch r := h.cfg.Relay.Rate; {
 	case r > 0:
 		cfg.Rate = max(r/8, 1)
@@ -455,7 +473,7 @@ func (h *Host) startDiscovery(ctx context.Context) error {
 		Relay: h.cfg.Relay != nil, DHTServer: h.cfg.Relay != nil, MDNS: !h.cfg.NoMDNS, RelaysOnly: h.cfg.HideIP, Bootstrap: join,
 		Content: h.content, OwnRelays: h.homes, OpenStream: h.openAddr,
 		FoundRelays: h.learn, FoundPeer: func(p peer.AddrInfo) { h.book.add(p.ID, p.Addrs) },
-		Logger: h.log,
+		Now: h.clock.now, Logger: h.log,
 	})
 	if err != nil {
 		return err

@@ -154,7 +154,8 @@ type reflectorsOf struct {
 }
 
 // at lists the reflectors of the relays this node is linked to, those first
-// that can be asked most.
+// that can be asked most. Those of this machine, which see no NAT, are listed
+// only where there is no other.
 func (r *reflectors) at(v6 bool) []reflectorsOf {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -176,6 +177,10 @@ func (r *reflectors) at(v6 bool) []reflectorsOf {
 			one.at = append(one.at, netip.AddrPortFrom(ips[i], a.Port()))
 		}
 		out = append(out, one)
+	}
+	local := func(o reflectorsOf) bool { return o.at[0].Addr().IsLoopback() }
+	if slices.ContainsFunc(out, func(o reflectorsOf) bool { return !local(o) }) {
+		out = slices.DeleteFunc(out, local)
 	}
 	slices.SortFunc(out, func(a, b reflectorsOf) int {
 		if a.wishes != b.wishes {

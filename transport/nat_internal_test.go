@@ -134,3 +134,15 @@ func TestPATH34RelayWithoutWay(t *testing.T) {
 	p.home.Up = true
 	require.True(t, d.link(p).OK)
 }
+
+// PATH-31: reflectors on this machine, which would say that there is no NAT, are
+// asked only where there is no other.
+func TestPATH31LocalReflectorsTellNoNAT(t *testing.T) {
+	r := newReflectors(&Host{})
+	local, public := addrPorts("127.0.0.1:4243", "127.0.0.1:4244"), addrPorts("31.21.0.2:4243", "31.21.0.2:4244")
+	r.targets[relay.Key{1}] = local
+	require.Equal(t, []reflectorsOf{{at: local}}, r.at(false))
+	r.targets[relay.Key{2}] = public
+	require.Equal(t, []reflectorsOf{{at: public}}, r.at(false))
+	require.Empty(t, r.at(true))
+}

@@ -233,7 +233,7 @@ func reasonClock(off time.Duration, relays int) reason {
 	}
 	return reason{
 		fmt.Sprintf("this machine's clock is %s %s %s", longTime(off), way, relaysClocks(relays)),
-		"set the clock (by NTP): records and tickets are refused when it is wrong",
+		"set the clock (by NTP): tickets and tokens are judged by it, and address records where the relays do not correct it",
 	}
 }
 

@@ -28,6 +28,17 @@ func linked(t *testing.T, h *transport.Host, n int) {
 	}, 10*time.Second, 10*time.Millisecond)
 }
 
+// PATH-27, PATH-18: what a relay says in its Welcome that it lets through, the
+// socket knows.
+func TestPATH27LimitsReachTheSocket(t *testing.T) {
+	limits := newRelay(t)
+	free := newHost(t, func(c *transport.Config) { c.Relay = &transport.RelayConfig{Rate: -1} })
+	a := newHost(t, joining(t, limits, free))
+	linked(t, a, 2)
+	require.Eventually(t, func() bool { return a.LimitedBy(limits) }, 10*time.Second, 10*time.Millisecond) // told after the link is up
+	require.False(t, a.LimitedBy(free))
+}
+
 // PATH-27: a relay that is closed sends its clients to their other home first,
 // and closes as soon as they are gone; the packets beneath a connection that it
 // carried go on without a pause.

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	ws "github.com/gorilla/websocket"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/stretchr/testify/require"
 
@@ -95,45 +96,64 @@ func TestPATH31StrangersAtTheWebPort(t *testing.T) {
 	require.NotContains(t, answer, "404")
 }
 
-// PATH-14, PATH-20: whoever asks for a direct path has five seconds to prove to be a
-// peer, may send on at once, and is rid of as soon as it ends, sends what is no
-// packet, or the host closes.
+// PATH-14, PATH-20: whoever asks for a direct path, with any WebSocket client, has
+// five seconds to prove to be a peer, and is rid of as soon as it ends, sends what is
+// no packet, or the host closes. Nothing may come before it was answered.
 func TestPATH14StrangersAskForDirectPaths(t *testing.T) {
 	relay := newHost(t, func(c *transport.Config) { c.Relay, c.Listen = &transport.RelayConfig{}, webLoopback })
 	at := "127.0.0.1:" + portOf(t, addrsWith(t, relay, "/tls/ws").Addrs[0])
-	ask := func(behind string) *tls.Conn {
-		c, err := tls.Dial("tcp", at, &tls.Config{InsecureSkipVerify: true})
+	asTLS := &tls.Config{InsecureSkipVerify: true}
+	ask := func(stream string) *ws.Conn {
+		d := ws.Dialer{TLSClientConfig: asTLS, Subprotocols: []string{"chat", "alknet-packets-1"}}
+		c, answer, err := d.Dial("wss://"+at+"/", nil)
 		require.NoError(t, err)
+		_ = answer.Body.Close()
 		t.Cleanup(func() { _ = c.Close() })
-		_, err = io.WriteString(c, "GET / HTTP/1.1\r\nHost: relay\r\nConnection: Upgrade\r\nUpgrade: alknet-packets/1\r\n\r\n"+behind)
+		require.Equal(t, "alknet-packets-1", c.Subprotocol())
+		kind, first, err := c.ReadMessage()
 		require.NoError(t, err)
+		require.Equal(t, ws.BinaryMessage, kind)
+		require.Equal(t, "\x01", string(first), "the version")
+		if stream != "" {
+			require.NoError(t, c.WriteMessage(ws.BinaryMessage, []byte(stream)))
+		}
 		return c
 	}
-	requireEnds := func(c *tls.Conn, answer string, after, within time.Duration) {
+	requireEnds := func(c *ws.Conn, after, within time.Duration) {
 		t.Helper()
 		began := time.Now()
 		require.NoError(t, c.SetReadDeadline(began.Add(within)))
-		got, err := io.ReadAll(c)
-		require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+		_, _, err := c.ReadMessage()
+		var timeout net.Error
+		require.False(t, errors.As(err, &timeout) && timeout.Timeout(), "%v", err)
+		require.Error(t, err)
 		require.GreaterOrEqual(t, time.Since(began), after)
-		require.True(t, strings.HasPrefix(string(got), "HTTP/1.1 "+answer), "%q", got)
 	}
-	silent := ask("")
-	requireEnds(silent, "101 ", 4*time.Second, 9*time.Second)
-	requireEnds(ask("\x01\x00\x01\x00"), "101 ", 0, 3*time.Second)
-	requireEnds(ask("\x02"), "101 ", 0, 3*time.Second)
+	requireEnds(ask(""), 4*time.Second, 9*time.Second)
+	requireEnds(ask("\x01\x00\x01\x00"), 0, 3*time.Second)
+	requireEnds(ask("\x02"), 0, 3*time.Second)
 	half := ask("\x01")
-	require.NoError(t, half.CloseWrite())
-	requireEnds(half, "101 ", 0, 3*time.Second)
+	require.NoError(t, half.NetConn().(*tls.Conn).CloseWrite())
+	requireEnds(half, 0, 3*time.Second)
+	texts := ask("")
+	require.NoError(t, texts.WriteMessage(ws.TextMessage, []byte("\x01")))
+	requireEnds(texts, 0, 3*time.Second)
+
+	early, err := tls.Dial("tcp", at, asTLS)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = early.Close() })
+	_, err = io.WriteString(early, "GET / HTTP/1.1\r\nHost: relay\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: alknet-packets-1\r\n\r\n\x82\x01\x00\x00\x00\x00\x01")
+	require.NoError(t, err)
+	require.NoError(t, early.SetReadDeadline(time.Now().Add(3*time.Second)))
+	answer, err := io.ReadAll(early)
+	require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+	require.Empty(t, string(answer))
 
 	held := ask("")
-	require.NoError(t, held.SetReadDeadline(time.Now().Add(3*time.Second)))
-	_, err := io.ReadFull(held, make([]byte, 12))
-	require.NoError(t, err)
 	began := time.Now()
 	require.NoError(t, relay.Close())
-	_, err = io.ReadAll(held)
-	require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+	requireEnds(held, 0, 3*time.Second)
 	require.Less(t, time.Since(began), 3*time.Second)
 }
 

@@ -18,7 +18,7 @@ import (
 
 // webPath is what follows the TCP port in the address of a direct path that
 // looks like the web's (PATH-20).
-const webPath = "/tls/http"
+const webPath = "/tls/ws"
 
 // dialWeb opens a connection to port 443 of a peer, for a direct path.
 func (h *Host) dialWeb(ctx context.Context, to netip.AddrPort) (tcp.Carrier, error) {

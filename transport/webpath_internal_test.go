@@ -33,5 +33,5 @@ func TestPATH20WebIsNamed(t *testing.T) {
 	id := path.ID{Addr: netip.MustParseAddrPort("31.21.0.2:443"), TCP: true, Web: true}
 	p := describe(id, time.Millisecond, time.Time{})
 	require.Equal(t, PathDirect, p.Kind)
-	require.Equal(t, "/ip4/31.21.0.2/tcp/443/tls/http", p.Addr)
+	require.Equal(t, "/ip4/31.21.0.2/tcp/443/tls/ws", p.Addr)
 }

@@ -72,6 +72,9 @@ func (n localNode) ping(ctx context.Context, r request, reply func(node.Ping) er
 			return nil, err
 		}
 	}
+	if errors.Is(result.Err, node.ErrMalformedTarget) { // nobody was pinged
+		return nil, dialFailure(ctx, r.Target, result.Err)
+	}
 	if result.Err != nil {
 		return result, dialFailure(ctx, r.Target, result.Err)
 	}
@@ -181,9 +184,12 @@ func dialFailure(ctx context.Context, target string, err error) error {
 		return failf(exitFailed, codeFailed, "%s does not serve that protocol", target)
 	}
 	f := failf(exitUnreachable, codeUnreachable, "cannot reach %s: %s", target, err)
+	unknown := strings.TrimPrefix(err.Error(), node.ErrUnknownTarget.Error()+": ")
 	switch {
+	case errors.Is(err, node.ErrMalformedTarget):
+		return usagef("%s", unknown)
 	case errors.Is(err, node.ErrUnknownTarget):
-		f.Message = strings.TrimPrefix(err.Error(), node.ErrUnknownTarget.Error()+": ")
+		f.Message = unknown
 	case errors.Is(err, transport.ErrUnreachable):
 		f.Message = "cannot reach " + target + ": it is not online, or nobody here knows where it is"
 		f.Retryable = true

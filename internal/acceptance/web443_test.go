@@ -174,6 +174,15 @@ func TestPATH31NothingButTheWeb(t *testing.T) {
 		t.Logf("online %s after its start, by all addresses: %s", time.Since(begin), n.onlineLine())
 		both(t, n)
 	})
+	t.Run("proxy that takes TLS apart", func(t *testing.T) {
+		squid := inspect(t, lab.Host("proxy"), 443, ca.Root(), lab.Host("relay").PublicAddr().String()+" "+relayDomain+"\n")
+		n := newProc(t, lab.Host("office"), fmt.Sprintf("proxy = \"http://%s\"\n%s", squid.addr, offers)).up("--join", named)
+		addr, through := n.linkOf()
+		require.Contains(t, addr, "/dns4/"+relayDomain+"/tcp/443/tls/")
+		require.Equal(t, "http://"+squid.addr.String(), through)
+		both(t, n)
+		squid.requireSaw(1, n)
+	})
 }
 
 // PATH-31: port 443 may be somebody else's. A relay does without and says so;

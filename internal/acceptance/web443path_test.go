@@ -39,9 +39,9 @@ func TestPATH20DirectByPort443(t *testing.T) {
 	strict := newProc(t, lab.Host("strict"), offers).up(join...)
 	stricter := newProc(t, lab.Host("stricter"), offers).up(join...)
 
-	require.Equal(t, "/ip4/"+lab.Host("open").PublicAddr().String()+"/tcp/443/tls/http", strict.becomesDirect(open.key))
+	require.Equal(t, "/ip4/"+lab.Host("open").PublicAddr().String()+"/tcp/443/tls/ws", strict.becomesDirect(open.key))
 	addr := open.becomesDirect(stricter.key)
-	require.True(t, strings.HasPrefix(addr, "/ip4/"+lab.Host("stricter").PublicAddr().String()+"/tcp/") && strings.HasSuffix(addr, "/tls/http"), addr)
+	require.True(t, strings.HasPrefix(addr, "/ip4/"+lab.Host("stricter").PublicAddr().String()+"/tcp/") && strings.HasSuffix(addr, "/tls/ws"), addr)
 
 	// PATH-31: where nothing but a proxy is let out to, the path leads through it.
 	l := listenAt(t, lab.Host("proxy"), 443)
@@ -51,7 +51,7 @@ func TestPATH20DirectByPort443(t *testing.T) {
 		require.NoError(t, lab.Cut("office", host, 0))
 	}
 	office := newProc(t, lab.Host("office"), fmt.Sprintf("proxy = \"http://%s\"\n%s", l.Addr(), offers)).up(join...)
-	require.Contains(t, office.becomesDirect(open.key), "/tcp/443/tls/http") // of IPv6, perhaps: the proxy has both
+	require.Contains(t, office.becomesDirect(open.key), "/tcp/443/tls/ws") // of IPv6, perhaps: the proxy has both
 
 	w := strict.why(stricter.key)
 	require.Equal(t, "relayed", w.Result)

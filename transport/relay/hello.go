@@ -70,7 +70,7 @@ type Welcome struct {
 	Refused  GoAwayReason `json:"refused,omitzero"`
 	// Observed is the address the client was seen at, as text; may be empty.
 	Observed string `json:"observed,omitempty"`
-	// Time is the relay's clock in unix milliseconds; see [Welcome.ClockSkew].
+	// Time is the relay's clock in unix milliseconds; see [Welcome.Clock].
 	Time   int64  `json:"time"`
 	Limits Limits `json:"limits,omitzero"`
 	// Records are signed address records of relays, opaque here; at most 8, as
@@ -85,11 +85,8 @@ type Limits struct {
 	Disco int   `json:"disco,omitzero"` // disco frames per second to one target
 }
 
-// ClockSkew says how far the relay's clock was ahead of now, without regard to
-// the time the answer travelled.
-func (w Welcome) ClockSkew(now time.Time) time.Duration {
-	return time.UnixMilli(w.Time).Sub(now)
-}
+// Clock is what the relay's clock showed.
+func (w Welcome) Clock() time.Time { return time.UnixMilli(w.Time) }
 
 func (h Hello) validate() error {
 	if h.Version < 1 {

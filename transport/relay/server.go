@@ -84,6 +84,9 @@ type ServerConfig struct {
 	// OnClient hears that a key connected, or that its last link ended. The
 	// calls come one after another.
 	OnClient func(key Key, mode Mode, up bool)
+	// Now is the clock that clients are told, not a corrected one: corrections
+	// would go round. Nil = time.Now.
+	Now func() time.Time
 	// Logger is silent when nil.
 	Logger *slog.Logger
 }
@@ -159,6 +162,9 @@ func NewServer(cfg ServerConfig) *Server {
 	}
 	if cfg.MaxClients == 0 {
 		cfg.MaxClients = DefaultMaxClients
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	s := &Server{
 		cfg:     cfg,
@@ -362,7 +368,7 @@ func (s *Server) welcome(c *client, observed string) Welcome {
 		Version:  Version,
 		Features: s.cfg.Features,
 		Observed: observed[:min(len(observed), 256)],
-		Time:     time.Now().UnixMilli(),
+		Time:     s.cfg.Now().UnixMilli(),
 	}
 	if c.limiter != nil {
 		w.Limits.Rate, w.Limits.Burst = s.cfg.Rate, s.cfg.Burst
@@ -547,7 +553,7 @@ func (c *client) writeWelcome(w Welcome) error {
 // refuse says why the client is not served and waits a moment for it to read
 // that.
 func (c *client) refuse(reason GoAwayReason) error {
-	if err := c.writeWelcome(Welcome{Version: Version, Refused: reason, Time: time.Now().UnixMilli()}); err != nil {
+	if err := c.writeWelcome(Welcome{Version: Version, Refused: reason, Time: c.server.cfg.Now().UnixMilli()}); err != nil {
 		return err
 	}
 	closeWrite(c.stream)

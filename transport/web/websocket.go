@@ -27,6 +27,7 @@ const (
 	openTimeout  = 10 * time.Second       // to open a connection, TLS and WebSocket included
 	closeTimeout = 100 * time.Millisecond // to say that a WebSocket ends
 	maxHeader    = 8 << 10                // of a request to a listener; net/http adds 4 KiB
+	writeBuffer  = 36 << 10               // what is written at once, 33.6 KiB at most, is one frame and one write
 )
 
 // WebSocket is libp2p's WebSocket transport, but for how it dials: by a Dialer,
@@ -45,7 +46,8 @@ var (
 
 // NewWebSocket makes the transport. Addresses with TLS are listened on with the
 // configuration given; without one they are refused. other answers what is asked
-// for that is no WebSocket, below TLS or not; it may hijack the connection.
+// for that is no WebSocket of libp2p's, below TLS or not ([Upgrade]); it may hijack
+// the connection.
 func NewWebSocket(d *Dialer, c *tls.Config, other http.Handler, u transport.Upgrader, rcmgr network.ResourceManager, shared *tcpreuse.ConnMgr) (*WebSocket, error) {
 	opts := []websocket.Option{
 		websocket.WithHandshakeTimeout(openTimeout),
@@ -62,8 +64,13 @@ func NewWebSocket(d *Dialer, c *tls.Config, other http.Handler, u transport.Upgr
 }
 
 // bindServer bounds what strangers may ask of a listener: one request of HTTP/1.1,
-// which is for a WebSocket or gets a 404.
+// which is for a WebSocket or gets a 404. Those of direct paths it keeps from libp2p,
+// whose own handler is only there by the time the server begins.
 func bindServer(s *http.Server) {
+	s.BaseContext = func(net.Listener) context.Context {
+		s.Handler = setApart(s.Handler)
+		return context.Background()
+	}
 	s.MaxHeaderBytes = maxHeader
 	s.ReadHeaderTimeout, s.ReadTimeout, s.WriteTimeout = openTimeout, openTimeout, openTimeout
 	s.Protocols = new(http.Protocols)
@@ -109,7 +116,7 @@ func (t *WebSocket) open(ctx context.Context, a ma.Multiaddr) (manet.Conn, error
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	out, err := w.handshake(ctx, c)
-	if !stop() && err == nil {
+	if !stop() { // so that it is closed
 		err = context.Cause(ctx)
 	}
 	if err != nil {
@@ -164,20 +171,106 @@ func (w wsAddr) handshake(ctx context.Context, c *conn) (manet.Conn, error) {
 		}
 		carrier = secure
 	}
-	opened := func(context.Context, string, string) (net.Conn, error) { return carrier, nil }
-	d := ws.Dialer{NetDialContext: opened, NetDialTLSContext: opened}
-	sock, answer, err := d.DialContext(ctx, u.String(), nil)
+	sock, err := ask(ctx, carrier, u)
+	if err != nil {
+		return nil, fmt.Errorf("WebSocket: %w", err)
+	}
+	return &wsConn{Conn: sock, tcp: c, read: messages{sock: sock}}, nil
+}
+
+// errAnswer: a server has said something else than that the connection is a
+// WebSocket from now on.
+var errAnswer = errors.New("the server takes no such WebSocket")
+
+// ask makes a WebSocket of a connection. It fails with errAnswer where that is due
+// to what the server said, of which it reads 16 KiB at most.
+func ask(ctx context.Context, c net.Conn, u url.URL, subprotocols ...string) (*ws.Conn, error) {
+	b := &bounded{Conn: c, left: maxAnswer}
+	opened := func(context.Context, string, string) (net.Conn, error) { return b, nil }
+	d := ws.Dialer{NetDialContext: opened, NetDialTLSContext: opened, Subprotocols: subprotocols, WriteBufferSize: writeBuffer}
+	sock, answer, err := d.DialContext(ctx, u.String(), http.Header{"User-Agent": {""}}) // none
 	if answer != nil {
 		_ = answer.Body.Close()
 	}
 	switch {
 	case err != nil && answer != nil:
-		return nil, fmt.Errorf("WebSocket: the server answered %s: %w", answer.Status, err)
+		return nil, fmt.Errorf("%w: it answered %d %s", errAnswer, answer.StatusCode, http.StatusText(answer.StatusCode))
+	case err != nil && !b.failed:
+		return nil, fmt.Errorf("%w: %w", errAnswer, err)
 	case err != nil:
-		return nil, fmt.Errorf("WebSocket: %w", err)
+		return nil, err
+	case answer.Header.Get("Sec-WebSocket-Extensions") != "": // nobody asked for any
+		return nil, fmt.Errorf("%w: it wants an extension", errAnswer)
 	}
-	return &wsConn{Conn: sock, tcp: c}, nil
+	b.left = -1
+	return sock, nil
 }
+
+// bounded is a connection of which only so much is read, until left is negative.
+type bounded struct {
+	net.Conn
+	left   int
+	failed bool // the connection, rather than what came over it
+}
+
+var errLong = fmt.Errorf("its answer is longer than %d bytes", maxAnswer)
+
+// Read implements net.Conn.
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left < 0 {
+		return b.Conn.Read(p)
+	}
+	if b.left == 0 {
+		return 0, errLong
+	}
+	n, err := b.Conn.Read(p[:min(len(p), b.left)])
+	b.left -= n
+	b.failed = b.failed || err != nil
+	return n, err
+}
+
+// Write implements net.Conn.
+func (b *bounded) Write(p []byte) (int, error) {
+	n, err := b.Conn.Write(p)
+	if err != nil && b.left >= 0 {
+		b.failed = true
+	}
+	return n, err
+}
+
+// messages reads the messages of a WebSocket, one after the other, as a stream of
+// bytes.
+type messages struct {
+	sock *ws.Conn
+	rest io.Reader // of the one that is being read; nil between two
+}
+
+// Read implements io.Reader.
+func (m *messages) Read(b []byte) (int, error) {
+	for {
+		if m.rest == nil {
+			kind, r, err := m.sock.NextReader()
+			switch {
+			case ws.IsCloseError(err, ws.CloseNormalClosure, ws.CloseNoStatusReceived):
+				return 0, io.EOF
+			case err != nil:
+				return 0, err
+			case kind != ws.BinaryMessage:
+				return 0, errText
+			}
+			m.rest = r
+		}
+		n, err := m.rest.Read(b)
+		if errors.Is(err, io.EOF) {
+			m.rest, err = nil, nil
+		}
+		if n > 0 || err != nil || len(b) == 0 {
+			return n, err
+		}
+	}
+}
+
+var errText = errors.New("a WebSocket message of text, not of bytes")
 
 // clientTLS is how a server is dialled, by its name, or by an IP address where
 // that is empty.
@@ -195,7 +288,7 @@ type wsConn struct {
 	tcp *conn
 
 	reading sync.Mutex
-	message io.Reader // what is left of the one that is being read; nil between two
+	read    messages
 
 	writing sync.Mutex
 	closing sync.Once
@@ -220,25 +313,7 @@ func (c *wsConn) SyscallConn() (syscall.RawConn, error) { return c.tcp.SyscallCo
 func (c *wsConn) Read(b []byte) (int, error) {
 	c.reading.Lock()
 	defer c.reading.Unlock()
-	for {
-		if c.message == nil {
-			_, r, err := c.NextReader()
-			if ws.IsCloseError(err, ws.CloseNormalClosure, ws.CloseNoStatusReceived) {
-				return 0, io.EOF
-			}
-			if err != nil {
-				return 0, err
-			}
-			c.message = r
-		}
-		n, err := c.message.Read(b)
-		if errors.Is(err, io.EOF) {
-			c.message, err = nil, nil
-		}
-		if n > 0 || err != nil || len(b) == 0 {
-			return n, err
-		}
-	}
+	return c.read.Read(b)
 }
 
 // Write implements net.Conn: what is written is one message.

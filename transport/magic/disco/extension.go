@@ -48,9 +48,11 @@ type PunchState uint8
 const (
 	PunchOpen PunchState = 1 // its sockets are open and have sent to the receiver
 	PunchDone PunchState = 2 // probes are of no more use to it
+	PunchWait PunchState = 3 // it looks for others first: the receiver's sockets are to stay open
 )
 
-// Punch is what a node behind a hard NAT tells the peer that looks for it.
+// Punch is what a node behind a hard NAT tells the peer that looks for it, and is
+// told.
 type Punch struct {
 	State PunchState // zero: nothing is told
 	// Ports are those at which the sender was seen lately by others, at most
@@ -69,7 +71,7 @@ func (m CallMeMaybe) appendExtensions(dst []byte) ([]byte, error) {
 		}
 		dst = append(dst, extNetwork, 3, byte(n.IPv4), byte(n.IPv6), flags)
 	}
-	if m.Punch.State > PunchDone || len(m.Punch.Ports) > MaxPorts {
+	if m.Punch.State > PunchWait || len(m.Punch.Ports) > MaxPorts {
 		return dst, fmt.Errorf("call-me-maybe with punch state %d and %d ports: %w", m.Punch.State, len(m.Punch.Ports), ErrMalformed)
 	}
 	if m.Punch.State != 0 {
@@ -138,7 +140,7 @@ func (r *reader) punch() Punch {
 	for !r.bad && len(r.rest) > 0 {
 		p.Ports = append(p.Ports, binary.BigEndian.Uint16(r.take(2)))
 	}
-	if p.State > PunchDone || p.State == 0 {
+	if p.State > PunchWait || p.State == 0 {
 		return Punch{}
 	}
 	return p

@@ -44,6 +44,7 @@ func samples() map[string]disco.Message {
 		"empty call-me-maybe":    disco.CallMeMaybe{TxID: tx, BootID: boot},
 		"full call-me-maybe":     full,
 		"call-me-maybe, network": disco.CallMeMaybe{TxID: tx, BootID: boot, Network: disco.Network{IPv4: disco.MappingIndependent}},
+		"call-me-maybe, waiting": disco.CallMeMaybe{TxID: tx, BootID: boot, Punch: disco.Punch{State: disco.PunchWait}},
 		"call-me-maybe, punched": disco.CallMeMaybe{TxID: tx, BootID: boot, Punch: disco.Punch{State: disco.PunchDone}},
 		"path gone":              disco.PathGone{TxID: tx, BootID: boot, Addr: v6},
 		"path gone, all of them": disco.PathGone{TxID: tx, BootID: boot},
@@ -129,7 +130,7 @@ func TestExtensionsAreSkipped(t *testing.T) {
 		"known behind unknown":  {[]byte{200, 0, 1, 3, 2, 3, 1}, disco.CallMeMaybe{Network: disco.Network{IPv4: 2, IPv6: 3, NoUDP: true}}},
 		"longer, unknown flags": {[]byte{1, 4, 2, 3, 0xfe, 9}, disco.CallMeMaybe{Network: disco.Network{IPv4: 2, IPv6: 3}}},
 		"unknown mapping":       {[]byte{1, 3, 4, 255, 0}, disco.CallMeMaybe{}},
-		"unknown state":         {[]byte{2, 3, 3, 0, 9}, disco.CallMeMaybe{}},
+		"unknown state":         {[]byte{2, 3, 4, 0, 9}, disco.CallMeMaybe{}},
 	} {
 		m, err := disco.ParseMessage(append(bytes.Clone(plain), c.extensions...))
 		require.NoError(t, err, name)
@@ -146,7 +147,7 @@ func TestAppendRefuses(t *testing.T) {
 		"mapping":            disco.CallMeMaybe{Network: disco.Network{IPv6: 4}},
 		"too many for TCP":   disco.CallMeMaybe{TCP: slices.Repeat([]netip.AddrPort{netip.MustParseAddrPort("198.51.100.7:1")}, disco.MaxTCP+1)},
 		"too many ports":     disco.CallMeMaybe{Punch: disco.Punch{State: 1, Ports: make([]uint16, disco.MaxPorts+1)}},
-		"punch state":        disco.CallMeMaybe{Punch: disco.Punch{State: 3}},
+		"punch state":        disco.CallMeMaybe{Punch: disco.Punch{State: 4}},
 		"zone":               disco.PathGone{Addr: zone},
 		"negative padding":   disco.Ping{Padding: -1},
 		"huge padding":       disco.Ping{Padding: disco.MaxPacket + 1},

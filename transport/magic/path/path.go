@@ -257,7 +257,7 @@ func (m *Machine) Lost(now time.Time, id ID, reason string, retry bool) {
 	m.choose(now)
 }
 
-// Pong says that the ping sent at sent over the path was answered.
+// Pong says that a ping over the path was answered; sent is what Pinged was then.
 func (m *Machine) Pong(now time.Time, id ID, sent time.Time) {
 	e := m.find(id)
 	if e == nil || e.state == Dead {
@@ -595,6 +595,14 @@ func (m *Machine) Pings() []ID {
 	return p
 }
 
+// Pinged is the time of the last ping over a path.
+func (m *Machine) Pinged(id ID) time.Time {
+	if e := m.find(id); e != nil {
+		return e.pinged
+	}
+	return time.Time{}
+}
+
 // Events takes the events since the last call.
 func (m *Machine) Events() []Event {
 	e := m.events
@@ -813,7 +821,7 @@ func (m *Machine) choose(now time.Time) {
 			return
 		}
 	}
-	failed := m.best != nil && m.best.state == Suspect && !m.best.since.Before(top.answered)
+	failed := m.best != nil && m.best.state == Suspect && m.best.since.After(top.answered)
 	m.best, m.selected, m.doubt, m.doubts = top, now, time.Time{}, 0
 	// What ended one direct path may well have ended the other: data goes over the
 	// relay too until it answers (PATH-18).

@@ -31,6 +31,9 @@ type Pace struct {
 // NewPace returns the pace of a try that begins now.
 func NewPace(now time.Time) *Pace { return &Pace{start: now, last: now} }
 
+// Slow tells that the fast part is over, in which nearly all that can be met is met.
+func (p *Pace) Slow() bool { return p.slow }
+
 // Take says how many probes may leave now and when to ask again; over, that
 // the try is at its end.
 func (p *Pace) Take(now time.Time) (n int, next time.Time, over bool) {

@@ -253,3 +253,35 @@ func TestPATH23HostileKeys(t *testing.T) {
 	}))
 	require.Equal(t, 240, tries(now.Add(punch.Memory), true, func(i int) punch.Who { return punch.Who{Boot: id(i), IP: at} }))
 }
+
+// PATH-23: strangers that make searches fail leave those alone whom this node knows,
+// and who waits for a slot is heard of until somebody gets one.
+func TestPATH23StrangersLeaveRoomForFriends(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	l := punch.Ledger{Slots: 1}
+	at := netip.MustParseAddr("5.20.0.2")
+	stranger := func(i int) punch.Who { return punch.Who{Peer: [32]byte{1, byte(i)}, IP: at} }
+	var last error
+	for i := range 1000 {
+		var try *punch.Try
+		who := stranger(i)
+		who.IP = netip.AddrFrom4([4]byte{5, 20, byte(i >> 8), byte(i)})
+		if try, last = l.Begin(now, who); last == nil {
+			try.End(now, false)
+		}
+	}
+	require.ErrorIs(t, last, punch.ErrTooMuch)
+	friend := punch.Who{Peer: [32]byte{2}, IP: at, Known: true}
+	try, err := l.Begin(now, friend)
+	require.NoError(t, err)
+	require.False(t, l.Wanted(now))
+	other := punch.Who{Peer: [32]byte{3}, IP: at, Known: true}
+	_, err = l.Begin(now, other)
+	require.ErrorIs(t, err, punch.ErrBusy)
+	require.True(t, l.Wanted(now.Add(5*time.Second)))
+	require.False(t, l.Wanted(now.Add(time.Minute)), "it is of no interest any more")
+	try.End(now, false)
+	_, err = l.Begin(now, other)
+	require.NoError(t, err)
+	require.False(t, l.Wanted(now))
+}

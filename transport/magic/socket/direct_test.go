@@ -327,3 +327,20 @@ func TestPATH7TrainsAreReadPacketByPacket(t *testing.T) {
 	}
 	silent(t, a)
 }
+
+// PATH-19: the machine is told of an answer by the time at which it sent the ping,
+// else it would take the ping before for lost whenever the next one has left.
+func TestPATH19PingsAreKnownByTheirTime(t *testing.T) {
+	w := newWire(t)
+	w.setCut(true)
+	a, _, _ := w.open(t, 1, nil)
+	_, key := keyPair(9)
+	_, release, err := a.Dial(key)
+	require.NoError(t, err)
+	t.Cleanup(release)
+	require.Eventually(t, func() bool {
+		known, last := a.Pinged(key)
+		require.Subset(t, known, last)
+		return len(known) > 0
+	}, 5*time.Second, time.Millisecond)
+}

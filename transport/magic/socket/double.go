@@ -34,6 +34,13 @@ func (s *Socket) SetLimits(via relay.Key, perSecond, atOnce int64) {
 	s.doubles.relays.Store(via, rate.NewLimiter(rate.Limit(perSecond)/doublesOfRate, max(int(atOnce/doublesOfBurst), minDoubles)))
 }
 
+// Limited tells whether a linked relay limits what it lets through, as SetLimits
+// was told.
+func (s *Socket) Limited(via relay.Key) bool {
+	_, limited := s.doubles.relays.Load(via)
+	return limited
+}
+
 // mayDouble tells whether size bytes that go over the best path may go over this
 // one as well. While the best one does not work there is no limit.
 func (p *peer) mayDouble(id path.ID, size int, now int64) bool {

@@ -98,3 +98,20 @@ func (s *Socket) HoldTCP() (release func()) {
 		}
 	}
 }
+
+// StillOpen tells whether holes made for the peer at that time would be kept.
+func (s *Socket) StillOpen(k relay.Key, since time.Time) bool { return s.peer(k).stillOpen(since) }
+
+// Pinged are, for the pings to the peer that were not answered yet, the times by
+// which the machine shall know them, and those of its last ping over each one's path.
+func (s *Socket) Pinged(k relay.Key) (known, last []time.Time) {
+	p := s.peer(k)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, asked := range p.pending {
+		if !asked.aside {
+			known, last = append(known, asked.pinged), append(last, p.machine.Pinged(asked.id))
+		}
+	}
+	return known, last
+}

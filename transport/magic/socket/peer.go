@@ -55,6 +55,7 @@ type peer struct {
 	settled    atomic.Bool                      // the best path is valid
 	direct     atomic.Bool                      // and it is direct
 	admitted   atomic.Bool                      // may know our addresses (PATH-13)
+	dialled    atomic.Bool                      // by this node
 	doubted    atomic.Int64                     // when a packet last came over another path than our direct one
 	answerIn   atomic.Int64                     // time in which QUIC answers over the best path
 	repeated   atomic.Int64                     // when the last packets were sent again for a ping
@@ -96,10 +97,11 @@ type peer struct {
 }
 
 type pending struct {
-	id    path.ID
-	sent  time.Time
-	wide  bool // asked whether the path carries MaxPacket
-	aside bool // not for the machine
+	id     path.ID
+	sent   time.Time
+	pinged time.Time // the same to the machine, which tells its pings apart by that
+	wide   bool      // asked whether the path carries MaxPacket
+	aside  bool      // not for the machine
 }
 
 func newPeer(s *Socket, k relay.Key) *peer {
@@ -382,7 +384,7 @@ func (p *peer) pong(id path.ID, m disco.Pong) bool {
 		}
 	}
 	if !ping.aside {
-		p.machine.Pong(now, id, ping.sent)
+		p.machine.Pong(now, id, ping.pinged)
 	}
 	p.apply()
 	p.answered(ping, now)
@@ -520,7 +522,7 @@ func (p *peer) sendPing(id path.ID, size int, wide, aside bool) {
 		}
 	}
 	ping := disco.Ping{TxID: tx, BootID: p.s.boot}
-	asked := pending{id: id, sent: now, wide: wide, aside: aside}
+	asked := pending{id: id, sent: now, pinged: p.machine.Pinged(id), wide: wide, aside: aside}
 	if id.Kind() == path.Relayed {
 		p.pending[tx] = asked
 		p.sendDisco(id, ping)

@@ -4,6 +4,7 @@ import (
 	"context"
 	crand "crypto/rand"
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -26,7 +27,10 @@ const (
 
 	openAfter  = 250 * time.Millisecond // what becomes direct by itself has done so by then
 	openFor    = punch.FastFor + punch.SlowFor
-	openAgain  = 6 * time.Second // NATs forget what was never answered after 20 s and more
+	openAgain  = 6 * time.Second   // NATs forget what was never answered after 20 s and more
+	turnFor    = 2 * punch.FastFor // of openFor, while others wait for the slot
+	holdFor    = 40 * time.Second  // the longest, while the peer looks for others first
+	waitAgain  = time.Second       // between two words of ours that a peer is to wait
 	watchEvery = 20 * time.Millisecond
 	settleFor  = time.Second            // for the path, once the peer says it has one
 	hitFor     = 500 * time.Millisecond // for a socket that was hit to prove that it works
@@ -57,6 +61,9 @@ type holes struct {
 	asking       disco.Punch // what it told us last
 	askedAt      time.Time
 	opening      bool
+	waits        time.Time     // since when for a slot of ours; zero: it does not
+	told         time.Time     // when the peer last said that we are to wait
+	toldIt       time.Time     // when we last said so to it
 	stop         chan struct{} // of our probing, closed when it is of no more use; nil: none
 }
 
@@ -167,8 +174,10 @@ func (p *peer) punched(m disco.CallMeMaybe) {
 	switch m.Punch.State {
 	case disco.PunchOpen:
 		p.asking, p.askedAt = m.Punch, p.s.time(p.s.now())
+	case disco.PunchWait:
+		p.told = time.Now()
 	case disco.PunchDone:
-		p.asking = disco.Punch{}
+		p.asking, p.waits = disco.Punch{}, time.Time{}
 		if p.stop != nil {
 			close(p.stop)
 			p.stop = nil
@@ -181,6 +190,7 @@ func (p *peer) punched(m disco.CallMeMaybe) {
 // more. The caller holds p.mu.
 func (p *peer) punchOn() {
 	if p.direct.Load() || !p.admitted.Load() || !p.active(p.s.now()) || p.s.udpFor(false) == nil {
+		p.waits = time.Time{}
 		return
 	}
 	switch p.role() {
@@ -203,7 +213,12 @@ func (p *peer) role() punch.Role {
 
 // who is the peer as the ledger knows it. The caller holds p.mu.
 func (p *peer) who(ip netip.Addr) punch.Who {
-	return punch.Who{Peer: p.key, Boot: p.boots.Current(), IP: ip}
+	return punch.Who{Peer: p.key, Boot: p.boots.Current(), IP: ip, Known: p.known()}
+}
+
+// known tells that the peer is no stranger.
+func (p *peer) known() bool {
+	return p.dialled.Load() || p.s.cfg.Known != nil && p.s.cfg.Known(p.key)
 }
 
 // spawn runs f in a goroutine that Close waits for; false when it is closed.
@@ -232,16 +247,59 @@ func (p *peer) pause(d time.Duration, moved int64, stop <-chan struct{}) bool {
 	return false
 }
 
-// begin enters a try in the ledger, or counts it as held.
-func (s *Socket) begin(l *punch.Ledger, who punch.Who) *punch.Try {
-	try, err := l.Begin(time.Now(), who)
-	if err != nil {
-		s.stats.punchesHeld.Add(1)
-		s.log.Debug("hard NAT not tried", "peer", relay.Key(who.Peer), "addr", who.IP, "err", err)
-		return nil
+// begin enters a try in the ledger, or counts it as held; then the peer may wait for
+// its turn. The caller holds p.mu.
+func (p *peer) begin(l *punch.Ledger, ip netip.Addr) *punch.Try {
+	now := time.Now()
+	try, err := l.Begin(now, p.who(ip))
+	if err == nil {
+		p.waits = time.Time{}
+		p.s.stats.punches.Add(1)
+		return try
 	}
-	s.stats.punches.Add(1)
-	return try
+	p.s.stats.punchesHeld.Add(1)
+	p.s.log.Debug("hard NAT not tried", "peer", p.key, "addr", ip, "err", err)
+	switch {
+	case !errors.Is(err, punch.ErrBusy):
+		p.waits = time.Time{}
+		p.trace(Trace{Kind: TracePunch, Reason: "not tried again: it failed not long ago"})
+	case p.waits.IsZero():
+		p.waits = now
+		p.trace(Trace{Kind: TracePunch, Reason: "waits for its turn: others are tried"})
+	}
+	return nil
+}
+
+// turns lets the peers go on that wait for a slot, now that one is free: those that
+// are known first, then those that have waited longest. The caller holds no peer's mu.
+func (s *Socket) turns() {
+	type place struct {
+		p     *peer
+		known bool
+		since time.Time
+	}
+	var line []place
+	for p := range s.index.byKey.all() {
+		p.mu.Lock()
+		if !p.waits.IsZero() {
+			line = append(line, place{p, p.known(), p.waits})
+		}
+		p.mu.Unlock()
+	}
+	slices.SortFunc(line, func(a, b place) int {
+		switch {
+		case a.known == b.known:
+			return a.since.Compare(b.since)
+		case a.known:
+			return -1
+		}
+		return 1
+	})
+	for _, at := range line {
+		at.p.mu.Lock()
+		at.p.punchOn()
+		at.p.mu.Unlock()
+	}
 }
 
 // finish ends a try towards ip. It helped if the path leads there: a peer that is
@@ -258,15 +316,24 @@ func (s *Socket) finish(try *punch.Try, p *peer, ip netip.Addr) {
 // open makes holes in our hard NAT, for the peer to find one of them: many
 // sockets, each of which has sent to it.
 func (p *peer) open() {
-	moved := p.s.moved.Load()
-	ready := p.pause(openAfter, moved, nil)
+	moved, tried := p.s.moved.Load(), false
 	p.mu.Lock()
-	if _, _, rtt, _, ok := p.machine.Best(); ok && ready && rtt > openAfter/2 {
+	waited := !p.waits.IsZero()
+	p.mu.Unlock()
+	ready := waited || p.pause(openAfter, moved, nil)
+	p.mu.Lock()
+	if _, _, rtt, _, ok := p.machine.Best(); ok && ready && !waited && rtt > openAfter/2 {
 		p.mu.Unlock()
 		ready = p.pause(2*rtt-openAfter, moved, nil)
 		p.mu.Lock()
 	}
-	defer func() { p.opening = false; p.mu.Unlock() }()
+	defer func() {
+		p.opening = false
+		p.mu.Unlock()
+		if tried {
+			p.s.turns()
+		}
+	}()
 	if !ready || p.role() != punch.Open {
 		return
 	}
@@ -283,11 +350,11 @@ func (p *peer) open() {
 		}
 		return
 	}
-	try := p.s.begin(&p.s.openings, p.who(to[0].Addr()))
+	try := p.begin(&p.s.openings, to[0].Addr())
 	if try == nil {
-		p.trace(Trace{Kind: TracePunch, Reason: "ours not tried again: it failed not long ago, or too many are tried at once"})
 		return
 	}
+	tried = true
 	p.trace(Trace{Kind: TracePunch, Reason: "ours: opening sockets for the peer to find"})
 	defer p.s.finish(try, p, to[0].Addr())
 	earlier := p.exit.Load()
@@ -315,13 +382,39 @@ func (p *peer) holdOpen(conns []*udp.Conn, to []netip.AddrPort, moved int64) {
 	p.spray(conns, to)
 	p.tell(disco.PunchOpen)
 	began, again := time.Now(), openAgain
-	for p.pause(watchEvery, moved, nil) && time.Since(began) < openFor {
+	for p.pause(watchEvery, moved, nil) && p.stillOpen(began) {
 		if time.Since(began) >= again {
 			p.spray(conns, to)
 			again += openAgain
 		}
 	}
 	p.tell(disco.PunchDone)
+}
+
+// stillOpen tells whether holes that are open since then are still of use: the peer
+// looks for them, or will.
+func (p *peer) stillOpen(began time.Time) bool {
+	now, from, most := time.Now(), began, openFor
+	p.mu.Lock()
+	if p.told.After(from) {
+		from = p.told
+	}
+	p.mu.Unlock()
+	if p.s.openings.Wanted(now) {
+		most = turnFor
+	}
+	return now.Sub(from) < most && now.Sub(began) < holdFor
+}
+
+// haveWait says to the peer, now and then, that its holes are to stay open. The
+// caller holds p.mu.
+func (p *peer) haveWait() {
+	if now := time.Now(); now.Sub(p.toldIt) >= waitAgain {
+		p.toldIt = now
+		p.punch = disco.Punch{State: disco.PunchWait}
+		p.call(p.s.time(p.s.now()))
+		p.punch = disco.Punch{}
+	}
 }
 
 // tell says to the peer where we stand.
@@ -492,9 +585,11 @@ func (p *peer) beginProbing(samples []uint16) {
 		p.s.log.Debug("hard NAT not tried: no relay of ours attests where the peer is", "peer", p.key)
 		return
 	}
-	try := p.s.begin(&p.s.probings, p.who(ip))
+	try := p.begin(&p.s.probings, ip)
 	if try == nil {
-		p.trace(Trace{Kind: TracePunch, Reason: "the peer's not tried again: it failed not long ago, or too many are tried at once"})
+		if !p.waits.IsZero() {
+			p.haveWait()
+		}
 		return
 	}
 	p.trace(Trace{Kind: TracePunch, Reason: "the peer's: looking for its sockets at one port after another"})
@@ -510,6 +605,7 @@ func (p *peer) beginProbing(samples []uint16) {
 // probe sends to one port after another of the peer's NAT until the peer is
 // reached straight, at the pace of package punch.
 func (p *peer) probe(try *punch.Try, ip netip.Addr, samples []uint16, stop chan struct{}) {
+	defer p.s.turns()
 	defer p.s.finish(try, p, ip)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -543,8 +639,8 @@ func (p *peer) sweep(ip netip.Addr, samples []uint16, stop, clogged <-chan struc
 	pace, moved := punch.NewPace(time.Now()), p.s.moved.Load()
 	for {
 		n, next, over := pace.Take(time.Now())
-		if over {
-			return sent
+		if over || pace.Slow() && p.s.probings.Wanted(time.Now()) {
+			return sent // the others' turn
 		}
 		if n > 0 {
 			// A box of its own each time: a peer takes it once, and after a hit that

@@ -4,8 +4,10 @@ import (
 	"context"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -275,4 +277,70 @@ func TestPATH23MovedBehindAHardNATAndAway(t *testing.T) {
 	a.SetNetwork(disco.Network{IPv4: disco.MappingIndependent}, nil)
 	require.Eventually(t, func() bool { return a.Extra() == 0 }, 500*time.Millisecond, time.Millisecond)
 	require.Eventually(t, func() bool { return kindOf(a, e.key) == path.Direct }, 10*time.Second, time.Millisecond)
+}
+
+// PATH-23: who comes while another is searched is told to wait, and has its turn as
+// soon as that is over, without another word.
+func TestPATH23EverybodyHasATurn(t *testing.T) {
+	r := &recorder{}
+	priv, aKey := keyPair(1)
+	a, err := socket.New(socket.Config{
+		Key: priv, Relays: r, UDP: []*udp.Conn{outsider(t)}, Loopback: true,
+		Disclose: func(relay.Key) bool { return true }, Homes: func() []relay.Key { return []relay.Key{relayOne} },
+	})
+	require.NoError(t, err)
+	defer a.Close()
+	a.SetAddrs([]netip.AddrPort{netip.MustParseAddrPort("31.21.0.3:4000")})
+	a.SetNetwork(disco.Network{IPv4: disco.MappingIndependent}, []uint16{4242})
+	var peers []*enemy
+	for seed := range byte(3) {
+		priv, _ := keyPair(9 + seed)
+		e := newEnemy(t, priv, aKey)
+		e.calls(a, 0)
+		e.attested(a, relayOne, "127.0.0.1")
+		e.calls(a, disco.PunchOpen)
+		peers = append(peers, e)
+	}
+	require.EqualValues(t, 1, a.Stats().Punches)
+	for i, e := range peers {
+		r.mu.Lock()
+		told := slices.ContainsFunc(r.boxes, func(box []byte) bool {
+			m, err := e.id.Open(aKey, box)
+			call, ok := m.(disco.CallMeMaybe)
+			return err == nil && ok && call.Punch.State == disco.PunchWait
+		})
+		r.mu.Unlock()
+		require.Equal(t, i > 0, told, i)
+	}
+	for i, e := range peers[:2] {
+		e.calls(a, disco.PunchDone)
+		require.Eventually(t, func() bool { return a.Stats().Punches == uint64(i)+2 }, 5*time.Second, time.Millisecond)
+	}
+}
+
+// PATH-23: holes are kept as long as the peer may look for them, longer when it says
+// that it looks for others first, and not for ever.
+func TestPATH23HolesAreKeptWhileWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, a, e, _, bKey := recorded(t)
+		defer a.Close()
+		e.attested(a, relayOne, "31.21.0.3")
+		a.Receive(relayOne, bKey, relay.FrameDisco, 0, e.box(e.ping()))
+		kept := func(since time.Time) (d time.Duration) {
+			for ; a.StillOpen(bKey, since); d += time.Second {
+				if d%(5*time.Second) == 0 {
+					e.calls(a, disco.PunchWait)
+				}
+				time.Sleep(time.Second)
+			}
+			return d
+		}
+		began := time.Now()
+		require.Equal(t, 40*time.Second, kept(began), "not for ever")
+		began = time.Now()
+		for a.StillOpen(bKey, began) {
+			time.Sleep(time.Second)
+		}
+		require.Equal(t, 12*time.Second, time.Since(began))
+	})
 }

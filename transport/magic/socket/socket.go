@@ -327,6 +327,7 @@ func (s *Socket) Dial(k relay.Key) (addr *net.UDPAddr, release func(), err error
 	if err != nil {
 		return nil, nil, err
 	}
+	p.dialled.Store(true)
 	for _, via := range s.cfg.Relays.Live() {
 		if via != k {
 			s.found(p, via)

@@ -88,12 +88,9 @@ func update(path string, maxBytes int, edit func() ([]byte, error)) error {
 	}
 	err = removeDrafts(path)
 	if err == nil {
-		err = replace(path, text, func() error {
-			now, err := Read(path, maxBytes)
-			if !bytes.Equal(now, old) || (now == nil) != (old == nil) || (err == nil) != (oldErr == nil) {
-				return errChanged
-			}
-			return nil
+		err = replace(path, text, old != nil || oldErr != nil, func(name string) bool {
+			now, err := Read(name, maxBytes)
+			return bytes.Equal(now, old) && (now == nil) == (old == nil) && (err == nil) == (oldErr == nil)
 		})
 	}
 	if err != nil {

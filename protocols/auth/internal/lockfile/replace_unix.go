@@ -10,26 +10,27 @@ import (
 	"github.com/google/renameio/v2"
 )
 
-// replace writes the file beside its place, syncs it and, if check agrees,
-// renames it there; the folder is synced as well, or a power cut might bring the
-// old file back.
-func replace(path string, text []byte, check func() error) error {
+// replace writes the file beside its place, syncs it and puts it there, unless
+// what is there is another than before, by unchanged, or one exists that did not:
+// then the error is errChanged. The folder is synced as well, or a power cut might
+// bring the old file back.
+func replace(path string, text []byte, existed bool, unchanged func(name string) bool) error {
 	folder := filepath.Dir(path)
 	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(folder), renameio.WithStaticPermissions(fileMode))
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Cleanup() }() // nothing is left to clean once it has replaced the file
+	defer func() { _ = f.Cleanup() }() // of what was replaced, too, where it was exchanged
 	if _, err := f.Write(text); err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil { // it takes long; the check shall be the last thing
+	if err := errors.Join(f.Sync(), f.File.Close()); err != nil { // it takes long; the look shall be the last thing
 		return err
 	}
-	if err := check(); err != nil {
-		return err
+	if !unchanged(path) {
+		return errChanged
 	}
-	if err := f.CloseAtomicallyReplace(); err != nil {
+	if err := put(f.Name(), path, existed, unchanged); err != nil {
 		return err
 	}
 	d, err := os.Open(folder)
