@@ -191,6 +191,8 @@ func (h *Host) dialAddrs(d *dial, magicDone <-chan struct{}) error {
 				switch {
 				case err != nil && ctx.Err() != nil:
 					verdict = "not needed" // another way won, or time is up
+				case otherKey(err):
+					verdict, detail = verdictOtherKey, err.Error()
 				case err != nil:
 					verdict, detail = "failed", err.Error()
 				}

@@ -1,21 +1,29 @@
 package transport
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/sec"
 	ma "github.com/multiformats/go-multiaddr"
 	madns "github.com/multiformats/go-multiaddr-dns"
 	manet "github.com/multiformats/go-multiaddr/net"
+	"github.com/multiformats/go-multistream"
 
 	"github.com/alkdev/alknet-p2p/transport/magic"
 	"github.com/alkdev/alknet-p2p/transport/portmap"
@@ -72,7 +80,7 @@ func (h *Host) Doctor(ctx context.Context, opts DoctorOptions) ([]Check, error) 
 	}
 	tell("waiting for a link to a relay")
 	h.awaitLink(ctx)
-	d := &doctor{h: h, relays: h.doctorRelays()}
+	d := &doctor{h: h, relays: h.doctorRelays(), offline: offline()}
 	tell("trying every way to each relay, and the NAT")
 	var all sync.WaitGroup
 	for _, r := range d.relays {
@@ -130,6 +138,7 @@ type doctor struct {
 	dns      Check
 	proxy    Check
 	lifetime *Check
+	offline  bool
 }
 
 // patient is one relay and the ways to it.
@@ -138,6 +147,7 @@ type patient struct {
 	home  relay.HomeInfo
 	addrs []ma.Multiaddr
 	refl  []netip.AddrPort // its reflectors, if it has said them
+	ips   []netip.Addr     // of addrs, as far as names are resolved
 	ways  []way
 }
 
@@ -151,8 +161,12 @@ type way struct {
 	optional bool
 }
 
-// errNoAnswer: what was sent was not answered in time.
-var errNoAnswer = errors.New("no answer")
+var (
+	// errNoAnswer: what was sent was not answered in time.
+	errNoAnswer = errors.New("no answer")
+	// errStranger: what answers does not speak as a relay does.
+	errStranger = errors.New("something else answers there")
+)
 
 // doctorRelays lists the relays to look at, homes first.
 func (h *Host) doctorRelays() []*patient {
@@ -205,7 +219,8 @@ func (p *patient) try(ctx context.Context, h *Host) {
 		})
 	}
 	addrs := h.nat64.translate(resolveAll(ctx, p.addrs))
-	for _, ip := range ipsOf(addrs) {
+	p.ips = ipsOf(addrs)
+	for _, ip := range p.ips {
 		if !routed(ip) {
 			continue
 		}
@@ -222,7 +237,7 @@ func (p *patient) try(ctx context.Context, h *Host) {
 		}
 		if !slices.ContainsFunc(addrs, func(a ma.Multiaddr) bool { return isTCP(a, httpsPort) && hasIP(a, ip) }) {
 			to := netip.AddrPortFrom(ip, httpsPort)
-			attempt(way{name: "tcp443", to: to.String(), optional: true}, func() error { return tryTCP(ctx, to.String()) })
+			attempt(way{name: "tcp443", to: to.String(), optional: true}, func() error { return tryTCP(ctx, to.String(), nil) })
 		}
 	}
 	for _, a := range addrs {
@@ -251,7 +266,7 @@ func (p *patient) try(ctx context.Context, h *Host) {
 			}
 			host = net.JoinHostPort(ips[0].String(), port)
 		}
-		attempt(w, func() error { return tryTCP(ctx, host) })
+		attempt(w, func() error { return tryTCP(ctx, host, greetingOf(a)) })
 	}
 	all.Wait()
 	slices.SortFunc(p.ways, func(a, b way) int { return strings.Compare(a.name+a.to, b.name+b.to) })
@@ -309,6 +324,11 @@ func resolveAll(ctx context.Context, addrs []ma.Multiaddr) []ma.Multiaddr {
 	return out
 }
 
+// offline tells that this machine has no route to any internet address.
+func offline() bool {
+	return !routed(netip.AddrFrom4([4]byte{192, 0, 2, 1})) && !routed(netip.MustParseAddr("2001:db8::1")) // of documentation
+}
+
 // routed tells that this machine has a way to send there at all.
 func routed(ip netip.Addr) bool {
 	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, 9))) // sends nothing
@@ -320,6 +340,9 @@ func routed(ip netip.Addr) bool {
 }
 
 func (h *Host) tryReflect(ctx context.Context, ip netip.Addr, ports []uint16) error {
+	if err := mayUDP(netip.AddrPortFrom(ip, ports[0])); err != nil {
+		return err
+	}
 	s, err := h.openReflect(ip.Is6())
 	if err != nil {
 		return err
@@ -347,13 +370,70 @@ func (h *Host) tryReflect(ctx context.Context, ip netip.Addr, ports []uint16) er
 	return nil
 }
 
-func tryTCP(ctx context.Context, to string) error {
+// mayUDP sends a packet that no reflector answers: a firewall of this machine
+// itself refuses it with an error.
+func mayUDP(to netip.AddrPort) error {
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Write([]byte{0})
+	return err
+}
+
+// tryTCP connects, and says what a relay answers to: a captive portal, or a
+// firewall that answers in its place, lets itself be connected to as well.
+func tryTCP(ctx context.Context, to string, greet func(context.Context, net.Conn) error) error {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "tcp", to)
 	if err != nil {
 		return err
 	}
-	return c.Close()
+	defer c.Close()
+	if greet == nil {
+		return nil
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := c.SetDeadline(deadline); err != nil {
+			return fmt.Errorf("limit the time of %s: %w", to, err)
+		}
+	}
+	err = greet(ctx, c)
+	if err != nil && (ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded)) {
+		return errNoAnswer
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errStranger, err)
+	}
+	return nil
+}
+
+// greetingOf is how a connection to the address begins; nil when not known.
+func greetingOf(a ma.Multiaddr) func(context.Context, net.Conn) error {
+	switch text := a.String(); {
+	case strings.Contains(text, "/tls/"):
+		name, _ := a.ValueForProtocol(ma.P_SNI) // "" without one
+		return func(ctx context.Context, c net.Conn) error {
+			return tls.Client(c, &tls.Config{ServerName: name, InsecureSkipVerify: true}).HandshakeContext(ctx) //nolint:gosec // sends nothing; the relay's key is proven inside
+		}
+	case strings.Contains(text, "/ws"):
+		return nil
+	}
+	return func(_ context.Context, c net.Conn) error {
+		hello := []byte("\x13" + multistream.ProtocolID + "\n")
+		if _, err := c.Write(hello); err != nil {
+			return fmt.Errorf("greet: %w", err)
+		}
+		answer := make([]byte, len(hello))
+		if _, err := io.ReadFull(c, answer); err != nil {
+			return fmt.Errorf("answer to a greeting: %w", err)
+		}
+		if !bytes.Equal(answer, hello) {
+			return fmt.Errorf("it says %q", answer)
+		}
+		return nil
+	}
 }
 
 // tryQUIC makes a connection of QUIC and closes it again.
@@ -403,26 +483,29 @@ func (h *Host) checkProxy(ctx context.Context) Check {
 	}
 	ctx, cancel := context.WithTimeout(ctx, doctorTry)
 	defer cancel()
-	name, last := "", error(nil)
+	var last error
 	for _, p := range h.doctorRelays() {
 		for _, a := range p.addrs {
 			if !isTCP(a, 0) {
 				continue
 			}
 			proxy, err := h.dialer.TryProxy(ctx, a)
-			if name = proxy; err == nil {
+			if err == nil {
 				return Check{Name: "proxy", OK: true, Detail: fmt.Sprintf("%s leads to %s", proxy, a)}
 			}
 			last = err
 			if errors.Is(err, web.ErrProxyAuth) {
-				return trouble("proxy", p.id, fmt.Sprintf("%s: %s", proxy, err), reasonProxyAuth)
+				return trouble("proxy", p.id, err.Error(), reasonProxyAuth)
 			}
 		}
 	}
 	if last == nil {
 		return Check{Name: "proxy", OK: true, Detail: "not tried: no relay with an address of TCP is known"}
 	}
-	return trouble("proxy", "", fmt.Sprintf("%s: %s", name, last), reasonProxy)
+	if op, ok := errors.AsType[*net.OpError](last); ok && op.Op == "dial" {
+		return trouble("proxy", "", last.Error(), reasonProxyDown)
+	}
+	return trouble("proxy", "", last.Error(), reasonProxyRefuses)
 }
 
 // trouble is a check that found some.
@@ -489,12 +572,87 @@ func (d *doctor) link(p *patient) Check {
 	}
 	detail := "not linked"
 	if p.home.Err != nil {
-		detail += ": " + p.home.Err.Error()
+		detail += ": " + foremost(p.home.Err)
 	}
-	if len(p.ways) == 0 {
-		return trouble("relay", p.id, detail, reasonNoWay)
+	return trouble("relay", p.id, detail, d.notLinked(p))
+}
+
+// notLinked is why there is no link to a relay.
+func (d *doctor) notLinked(p *patient) reason {
+	switch {
+	case otherKey(p.home.Err) || slices.ContainsFunc(p.ways, func(w way) bool { return otherKey(w.err) }):
+		return reasonOtherKey
+	case d.offline && !d.works(nil):
+		return reasonOffline
+	case len(p.ips) == 0:
+		return reasonNoAddress
+	case len(p.ways) == 0:
+		return reasonNoWay
+	case d.swallowsLarge(p):
+		return reasonBlackHole
 	}
-	return trouble("relay", p.id, detail, reasonNotLinked)
+	if r, ok := d.shut(p); ok {
+		return r
+	}
+	return reasonNotLinked
+}
+
+// shut is why no way at all leads to a relay; false when one does, or the proxy.
+func (d *doctor) shut(p *patient) (reason, bool) {
+	ended := func(with error) bool {
+		return slices.ContainsFunc(p.ways, func(w way) bool { return errors.Is(w.err, with) })
+	}
+	switch {
+	case d.works(p) || p.home.Up:
+		return reason{}, false
+	case ended(errStranger):
+		return reasonStranger, true
+	case d.works(nil):
+		return reasonRelayDead, true
+	case ended(syscall.ECONNREFUSED):
+		return reasonRefused, true
+	case d.linked() || d.h.cfg.Proxy != "" && d.proxy.OK: // by the proxy
+		return reason{}, false
+	case d.h.cfg.Proxy != "":
+		return reasonCutOffProxy, true
+	}
+	return reasonCutOff, true
+}
+
+// swallowsLarge tells that small packets reach a relay by TCP and UDP, and those
+// of QUIC, which are large, do not.
+func (d *doctor) swallowsLarge(p *patient) bool {
+	for _, family := range [...]string{"4", "6"} {
+		if d.works(p, "udp"+family) && d.works(p, "tcp"+family, "tcp443") && !d.works(p, "quic"+family) &&
+			slices.ContainsFunc(p.ways, func(w way) bool { return w.name == "quic"+family && errors.Is(w.err, errNoAnswer) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// foremost is the first line of an error that says more than that this machine
+// lacks an address family, or had no room for one more attempt.
+func foremost(err error) string {
+	lines := strings.Split(err.Error(), "\n")
+	first := max(0, slices.IndexFunc(lines, func(line string) bool {
+		return !strings.Contains(line, syscall.ENETUNREACH.Error()) && !strings.Contains(line, network.ErrResourceLimitExceeded.Error())
+	}))
+	if len(lines) == 1 {
+		return lines[0]
+	}
+	return fmt.Sprintf("%s (and %d more)", lines[first], len(lines)-1)
+}
+
+// otherKey tells that somebody answered who has another key.
+func otherKey(err error) bool {
+	if err == nil {
+		return false
+	}
+	if _, ok := errors.AsType[sec.ErrPeerIDMismatch](err); ok {
+		return true
+	}
+	return strings.Contains(err.Error(), "peer id mismatch") // quic-go keeps the text alone
 }
 
 func (d *doctor) linked() bool {
@@ -510,9 +668,9 @@ func (d *doctor) clock() Check {
 	}
 	slices.Sort(skews)
 	off := skews[(len(skews)-1)/2]
-	detail := fmt.Sprintf("within %s of %d relays'", off.Abs().Round(time.Second)+time.Second, len(skews))
+	detail := fmt.Sprintf("within %s of %s", off.Abs().Round(time.Second)+time.Second, relaysClocks(len(skews)))
 	if off.Abs() > clockOff {
-		detail = fmt.Sprintf("off by %s", off.Abs().Round(time.Second))
+		detail = "off by " + longTime(off.Abs())
 		if d.h.clock.corrected() {
 			detail += ", corrected for address records"
 		}
@@ -535,6 +693,9 @@ func (d *doctor) judge(p *patient, w way) Check {
 		return Check{Name: w.name, Relay: p.id, OK: true, Detail: fmt.Sprintf("%s answers after %s", w.to, w.took.Round(100*time.Microsecond))}
 	}
 	detail := fmt.Sprintf("%s: %s", w.to, w.err)
+	if errors.Is(w.err, network.ErrResourceLimitExceeded) {
+		return Check{Name: w.name, Relay: p.id, OK: true, Detail: "not tried: this node's own attempts to reach this relay are under way"}
+	}
 	if w.optional { // others may use it for something else, or nobody
 		return Check{Name: w.name, Relay: p.id, OK: true, Detail: "the relay has not said that it offers this; " + detail}
 	}
@@ -543,13 +704,21 @@ func (d *doctor) judge(p *patient, w way) Check {
 
 // blame finds what is wrong with a way by what works beside it.
 func (d *doctor) blame(p *patient, w way) reason {
+	udp := strings.HasPrefix(w.name, "udp") || strings.HasPrefix(w.name, "quic")
 	switch {
-	case !d.works(nil):
-		return reasonCutOff
-	case strings.HasSuffix(w.name, "6") && !d.works(nil, "udp6", "tcp6", "quic6"):
+	case otherKey(w.err):
+		return reasonOtherKey
+	case errors.Is(w.err, errStranger):
+		return reasonStranger
+	case udp && d.forbidden(w.name[len(w.name)-1:]):
+		return reasonLocalFirewall
+	case strings.HasSuffix(w.name, "6") && !d.works(nil, "udp6", "tcp6", "quic6") && d.works(nil):
 		return reasonNoIPv6
-	case !d.works(p):
-		return reasonRelayDead
+	case !p.home.Up && errors.Is(w.err, errNoAnswer) && d.swallowsLarge(p):
+		return reasonBlackHole
+	}
+	if r, ok := d.shut(p); ok {
+		return r
 	}
 	switch w.name {
 	case "udp4", "udp6":
@@ -561,12 +730,24 @@ func (d *doctor) blame(p *patient, w way) reason {
 		if !d.works(nil, w.name, "udp"+w.name[len(w.name)-1:]) {
 			return reasonUDPBlocked
 		}
+		if d.works(p, "udp"+w.name[len(w.name)-1:]) {
+			return reasonLargeBlocked
+		}
 		return reasonQUICBlocked
 	}
 	if d.works(nil, w.name) {
 		return reasonRelayTCP
 	}
 	return reasonTCPBlocked
+}
+
+// forbidden tells that this machine itself refuses to send UDP of the family.
+func (d *doctor) forbidden(family string) bool {
+	return slices.ContainsFunc(d.relays, func(p *patient) bool {
+		return slices.ContainsFunc(p.ways, func(w way) bool {
+			return (w.name == "udp"+family || w.name == "quic"+family) && errors.Is(w.err, os.ErrPermission)
+		})
+	})
 }
 
 // nat tells how the NAT behaves, in each family that gets through.
@@ -666,6 +847,7 @@ func (d *doctor) portMapping() Check {
 		return c
 	}
 	st := m.Status()
+	known := d.h.nat.get(false).Seen.IsValid()
 	needed := slices.Contains([]string{natAddress, natPort}, d.h.nat.get(false).Mapping) && len(d.h.cfg.External) == 0
 	switch {
 	case st.External.IsValid():
@@ -678,8 +860,11 @@ func (d *doctor) portMapping() Check {
 		c.Detail = "the router has not answered yet"
 		return c
 	}
-	c.Detail = st.Err.Error()
+	c.Detail = foremost(st.Err)
 	switch {
+	case !known:
+		c.Detail = "none, and no relay tells whether one is needed: " + c.Detail
+		return c
 	case !needed: // the NAT lets paths through as it is
 		c.Detail = "none, and none is needed: " + c.Detail
 		return c

@@ -124,10 +124,12 @@ func TestLifetimeSteps(t *testing.T) {
 // PATH-34: of a relay that nothing could be sent to it is not said that it is
 // down, nor what stands below.
 func TestPATH34RelayWithoutWay(t *testing.T) {
-	p := &patient{home: relay.HomeInfo{Home: true}}
-	d := &doctor{relays: []*patient{p}}
+	p := &patient{home: relay.HomeInfo{Home: true}, ips: []netip.Addr{netip.IPv6Loopback()}}
+	d := &doctor{h: &Host{}, relays: []*patient{p}}
 	require.Equal(t, reasonNoWay.cause, d.link(p).Cause)
 	p.ways = []way{{name: "tcp4", err: errNoAnswer}}
+	require.Equal(t, reasonCutOff.cause, d.link(p).Cause)
+	p.ways[0].err = nil
 	require.Equal(t, reasonNotLinked.cause, d.link(p).Cause)
 	p.home.Up = true
 	require.True(t, d.link(p).OK)

@@ -22,7 +22,7 @@ var (
 		"add the peer: alknet-p2p peer add NAME KEY",
 	}
 	reasonPeerSilent = reason{
-		"the peer names no address: it hides (--hide-ip), or does not disclose its addresses to this node (--disclose known)",
+		"the peer names no address: it hides (--hide-ip), does not disclose its addresses to this node (--disclose known), or does not admit it (--admission closed)",
 		"its owner may add this node's key (peer add), or leave --hide-ip out",
 	}
 	reasonSelfUDP = reason{
@@ -85,6 +85,14 @@ var (
 		"this node has no link to any relay",
 		"run doctor; and see that the tickets given with --join are still right",
 	}
+	reasonUnjoined = reason{
+		"this node was told of no relay, and nobody in its own network knows the peer",
+		"join a relay: alknet-p2p up --join TICKET; or dial the peer's ticket instead of its key",
+	}
+	reasonPeerOtherKey = reason{
+		"at the peer's addresses a node with another key answers: its ticket is old, or the addresses are somebody else's by now",
+		"ask for a new ticket, or its key (alknet-p2p ticket, alknet-p2p key, there)",
+	}
 	reasonPeerRelays = reason{
 		"the peer's relays cannot be reached from here",
 		"see that they run; run doctor",
@@ -113,9 +121,41 @@ var (
 		"there is no link to this relay",
 		"see below which ways to it work; a relay that nothing reaches is down",
 	}
+	reasonOffline = reason{
+		"this machine is offline: it has no route to anywhere",
+		"look at the cable or the Wi-Fi",
+	}
+	reasonNoAddress = reason{
+		"no address of this relay is known here: its name is not resolved, or its ticket holds none",
+		"see dns; or join by a ticket with addresses",
+	}
 	reasonNoWay = reason{
-		"this machine has no way to any address of this relay: it is offline, does not resolve its name, or lacks its address family (IPv4, IPv6)",
-		"look at the cable, the Wi-Fi and DNS; or join by a ticket of a relay with addresses of the other family",
+		"this machine and this relay have no address family in common: one has IPv4 only, the other IPv6 only",
+		"join by a ticket of a relay that has both, or give this machine the other family",
+	}
+	reasonOtherKey = reason{
+		"at this relay's addresses a node with another key answers: the ticket is old, or the addresses are somebody else's by now",
+		"join by a new ticket of the relay (alknet-p2p ticket, there)",
+	}
+	reasonStranger = reason{
+		"something else answers in the relay's place: a page to log in at (hotel, airport), a firewall that looks into connections, or a name server that lies",
+		"open any web page in a browser and log in; else ask whoever runs this network, or use another one",
+	}
+	reasonRefused = reason{
+		"connections to this relay are refused: it is down, or has moved, or this network refuses them on purpose",
+		"start the relay, or join by a newer ticket of it; else ask whoever runs this network",
+	}
+	reasonBlackHole = reason{
+		"small packets reach this relay, large ones vanish on the way: the line carries less at a time than it says (a tunnel, a VPN, a firewall that drops ICMP)",
+		"lower the MTU of this machine's network interface, to 1280 if need be (Linux: ip link set dev NAME mtu 1280), or let ICMP through",
+	}
+	reasonLocalFirewall = reason{
+		"a firewall on this machine itself refuses to send UDP",
+		"let alknet-p2p send UDP in this machine's own firewall (nftables, ufw, firewalld); until then relays carry everything over TCP",
+	}
+	reasonCutOffProxy = reason{
+		"nothing leaves this network straight, and the proxy leads to no relay",
+		"mend the proxy first: see there",
 	}
 	reasonRelayDead = reason{
 		"nothing of this relay answers, others do: it is down, or has moved",
@@ -145,6 +185,10 @@ var (
 		"packets of QUIC do not get through",
 		"nothing is needed while TCP to a relay works; else let UDP out to this port",
 	}
+	reasonLargeBlocked = reason{
+		"small packets of UDP reach this relay, those of QUIC, 1280 bytes and more, do not: the line carries less at a time (a tunnel, a VPN), or UDP to this port is blocked",
+		"nothing is needed while TCP to a relay works; else give the line an MTU of 1308 or more, or let UDP out to this port",
+	}
 	reasonNoIPv6 = reason{
 		"this machine has an IPv6 address, but IPv6 does not get through",
 		"mend IPv6 in this network or turn it off; IPv4 is used meanwhile",
@@ -170,11 +214,15 @@ var (
 var (
 	reasonProxyAuth = reason{
 		"the proxy does not take the name and password given",
-		"set proxy to http://NAME:PASSWORD@HOST:PORT",
+		"set proxy in config.toml with both: http://NAME:PASSWORD@HOST:PORT, or socks5://…",
 	}
-	reasonProxy = reason{
-		"the proxy does not answer, or lets nothing through to a relay",
-		"see that proxy names the right host and port; ask for leave to reach the relay's TCP port 443",
+	reasonProxyDown = reason{
+		"the proxy does not answer",
+		"see that proxy names the right host and port, and that it runs; without a proxy leave it out",
+	}
+	reasonProxyRefuses = reason{
+		"the proxy answers, but lets nothing through to a relay",
+		"ask whoever runs it to let CONNECT reach the relay's TCP port 443",
 	}
 )
 
@@ -183,14 +231,26 @@ func reasonClock(off time.Duration, relays int) reason {
 	if off < 0 {
 		way, off = "ahead of", -off
 	}
-	whose := "its relay's"
-	if relays > 1 {
-		whose = "those of its relays"
-	}
 	return reason{
-		fmt.Sprintf("this machine's clock is %s %s %s", off.Round(time.Second), way, whose),
+		fmt.Sprintf("this machine's clock is %s %s %s", longTime(off), way, relaysClocks(relays)),
 		"set the clock (by NTP): tickets and tokens are judged by it, and address records where the relays do not correct it",
 	}
+}
+
+func relaysClocks(relays int) string {
+	if relays == 1 {
+		return "its relay's"
+	}
+	return fmt.Sprintf("those of its %d relays", relays)
+}
+
+// longTime is a time that may be years, in words.
+func longTime(d time.Duration) string {
+	const day = 24 * time.Hour
+	if d < 2*day {
+		return d.Round(time.Second).String()
+	}
+	return fmt.Sprintf("%d days", d.Round(day)/day)
 }
 
 func reasonShortLife(life time.Duration) reason {

@@ -194,6 +194,9 @@ const (
 	stepPath      = "path"      // opened, selected, suspect, closed
 )
 
+// verdictOtherKey is of an address where somebody else answers.
+const verdictOtherKey = "another key"
+
 // traced takes what the socket did on the way to a peer.
 func (h *Host) traced(k relay.Key, t socket.Trace) {
 	p, err := magic.PeerID(k)

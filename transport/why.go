@@ -104,6 +104,7 @@ type facts struct {
 	// Of this node.
 	hides, noSocket, noRelays bool
 	linked                    bool // to some relay
+	unjoined                  bool // no relay is known
 	withheld                  bool // it does not tell this peer its addresses
 	noUDP                     bool // UDP does not get through
 	mapping                   [2]string
@@ -111,6 +112,7 @@ type facts struct {
 
 	// Of the dial.
 	records   int
+	otherKey  bool // at an address of the peer
 	relays    map[peer.ID]relayVerdict
 	heard     bool          // the peer named addresses
 	since     time.Duration // when first; of the dial, when not heard
@@ -128,11 +130,13 @@ func (h *Host) factsOf(p peer.ID) facts {
 		noUDP: h.reflectors.silent(), addrs: append(h.reflectors.addrs(), h.localAddrs()...),
 	}
 	f.mapping = [2]string{h.reflectors.mapping(), h.nat.get(true).Mapping}
+	f.unjoined = len(h.links.pool.Homes()) == 0
 	if k, err := magic.KeyOf(p); err == nil {
 		f.withheld = !h.disclose(k)
 	}
 	h.timelines.with(p, false, func(tl *timeline) {
 		f.records, f.refused = tl.records, tl.refused
+		f.otherKey = slices.ContainsFunc(tl.steps, func(e event) bool { return e.what == stepAddress && e.verdict == verdictOtherKey })
 		f.relays = maps.Clone(tl.relays)
 		f.heard, f.named, f.network, f.since = !tl.heard.IsZero(), slices.Clone(tl.named), tl.network, time.Since(tl.began)
 		if f.heard {
@@ -215,6 +219,10 @@ func (f facts) unreached() reason {
 	switch {
 	case f.noRelays:
 		return reasonNoRelays
+	case f.otherKey && up == 0:
+		return reasonPeerOtherKey
+	case f.unjoined && f.records == 0:
+		return reasonUnjoined
 	case !f.linked && up == 0 && gone == 0:
 		return reasonNoRelayLink
 	case f.records == 0:

@@ -82,6 +82,10 @@ func TestPATH34Reasons(t *testing.T) {
 		{"its relays are down", func(f *facts) { f.path, f.relays = PathNone, map[peer.ID]relayVerdict{"a": relayDown} }, reasonPeerRelays},
 		{"no handshake", func(f *facts) { f.path, f.relays = PathNone, map[peer.ID]relayVerdict{"a": relayUp} }, reasonNoHandshake},
 		{"no link", func(f *facts) { f.path, f.linked = PathNone, false }, reasonNoRelayLink},
+		{"never joined", func(f *facts) { f.path, f.linked, f.unjoined, f.records = PathNone, false, true, 0 }, reasonUnjoined},
+		{"another key there", func(f *facts) {
+			f.path, f.otherKey, f.relays = PathNone, true, map[peer.ID]relayVerdict{"a": relayGone}
+		}, reasonPeerOtherKey},
 		{"no relays wanted", func(f *facts) { f.path, f.noRelays, f.linked = PathNone, true, false }, reasonNoRelays},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"time"
 
 	json2 "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -19,6 +20,9 @@ import (
 	"github.com/alkdev/alknet-p2p/node"
 	"github.com/alkdev/alknet-p2p/protocols/call"
 )
+
+// controlWait is how long a node that runs may take to take up a request.
+const controlWait = 10 * time.Second
 
 // client asks the node that runs on a home, through its control socket.
 type client struct {
@@ -31,7 +35,8 @@ var _ peerNode = (*client)(nil)
 func newClient(h home) *client {
 	path, _ := h.socket()
 	return &client{home: h, http: http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
+		DisableKeepAlives:     true,
+		ResponseHeaderTimeout: controlWait,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
 			c, err := d.DialContext(ctx, "unix", path)
@@ -182,14 +187,17 @@ func (c *client) notRunning(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	}
 	var (
-		op  *net.OpError
-		own *failure
+		op   *net.OpError
+		own  *failure
+		late net.Error
 	)
 	switch dial := errors.As(err, &op) && op.Op == "dial"; {
 	case dial && errors.Is(err, fs.ErrPermission):
 		return failf(exitDenied, codeForbidden, "the node on %s is another user's", c.home)
 	case errors.As(err, &own):
 		return own
+	case !dial && errors.As(err, &late) && late.Timeout():
+		return failf(exitTimeout, codeTimeout, "the node on %s does not answer: it hangs; stop it and start it again", c.home)
 	case !dial: // net/http has several words for a connection that ends before the answer
 		return failf(exitDenied, codeForbidden, "the node on %s hung up: it answers its owner, and no program that an operation runs", c.home)
 	}

@@ -196,6 +196,9 @@ func answer(w http.ResponseWriter, r *http.Request, serve func(context.Context, 
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	flush := http.NewResponseController(w).Flush
+	if err := flush(); err != nil { // at once: by that the client knows a node that hangs
+		return
+	}
 	send := func(m message) error { return errors.Join(writeJSON(w, m), flush()) }
 	if err := serve(r.Context(), req, send); err != nil {
 		f := asFailure(err)

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,10 +24,12 @@ func newDoctor(a *app) *cobra.Command {
 		Long: `Tries every way to each relay (UDP, TCP, TCP port 443, QUIC; IPv4 and IPv6) and
 measures the NAT before this machine: mapping and filtering as RFC 4787 has
 them, and whether it hairpins. It also looks at the port that the router gives,
-at the clock and at DNS. For each trouble it names the cause and the cure.
+at the clock and at DNS. For each trouble it names the cause and the cure, once
+for all findings that have them in common.
 
 It takes some five seconds; with --lifetime two minutes more at most, to see
-when the NAT forgets an idle mapping. Exit code 1 if anything is wrong.`,
+when the NAT forgets an idle mapping. Exit code 1 if anything is wrong, be it a
+way that another one makes up for; 5 if no node runs, 6 if it hangs.`,
 		Example: `  alknet-p2p doctor
   alknet-p2p doctor --lifetime
   alknet-p2p doctor --one-shot --join alk1… --passphrase-file FILE`,
@@ -68,11 +71,24 @@ func (a *app) printDoctor(w *bytes.Buffer, found *node.Diagnosis) {
 		rows = append(rows, []string{word, c.Name, oneLine(shortID(c.Relay)), oneLine(c.Detail)})
 	}
 	table(w, rows)
+	// What has one cause is told once.
+	type reason struct{ cause, cure string }
+	var reasons []reason
+	about := map[reason][]string{}
 	for _, c := range found.Checks {
-		if !c.OK {
-			about := strings.TrimSpace(c.Name + " " + oneLine(shortID(c.Relay)))
-			fmt.Fprintf(w, "\n%s\nbecause  %s\ncure     %s\n", about, oneLine(c.Cause), oneLine(c.Cure))
+		if c.OK {
+			continue
 		}
+		r := reason{c.Cause, c.Cure}
+		if about[r] == nil {
+			reasons = append(reasons, r)
+		}
+		if what := strings.TrimSpace(c.Name + " " + oneLine(shortID(c.Relay))); !slices.Contains(about[r], what) {
+			about[r] = append(about[r], what)
+		}
+	}
+	for _, r := range reasons {
+		fmt.Fprintf(w, "\n%s\nbecause  %s\ncure     %s\n", strings.Join(about[r], ", "), oneLine(r.cause), oneLine(r.cure))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -61,7 +62,10 @@ func (a *app) printStatus(w *bytes.Buffer, st *node.Status) {
 		for _, r := range st.Relays {
 			at := r.Addr
 			if !r.Up && r.Error != "" {
-				at = r.Error
+				first, more, many := strings.Cut(r.Error, "\n")
+				if at = first; many {
+					at += fmt.Sprintf(" (and %d more: see doctor)", 1+strings.Count(more, "\n"))
+				}
 			} else if r.Proxy != "" {
 				at += " by proxy " + r.Proxy
 			}
