@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -159,7 +158,11 @@ func (h *Host) run(d *dial) error {
 
 func (h *Host) dialMagic(d *dial) error {
 	c, err := h.magic.Dial(d.ctx, magic.Addr, d.peer)
-	if err != nil {
+	switch {
+	case err != nil && errors.Is(d.ctx.Err(), context.Canceled):
+		h.timelines.note(d.peer, stepHandshake, "not needed", "another way won, or the dial was given up")
+		return err
+	case err != nil:
 		h.timelines.note(d.peer, stepHandshake, "failed", "%s", err)
 		return err
 	}
@@ -310,11 +313,14 @@ func (h *Host) recordStep(p peer.ID, source discovery.Source, from peer.ID, rela
 	}
 	h.timelines.with(p, false, func(tl *timeline) {
 		tl.records++
-		names := make([]string, len(relays))
+		at := "no relay"
 		for i, r := range relays {
-			names[i] = r.ID.String()
+			if i == 0 {
+				at = "at"
+			}
+			at += " " + r.ID.String()
 		}
-		tl.add(stepRecord, "found", fmt.Sprintf("from %s: at %d relays (%s), %d addresses of its own", where, len(relays), strings.Join(names, " "), len(addrs)))
+		tl.add(stepRecord, "found", fmt.Sprintf("from %s: %s, and %d addresses of its own", where, at, len(addrs)))
 	})
 }
 
