@@ -343,7 +343,11 @@ func (h *Host) stock(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (netw
 			h.wg.Go(func() { errc <- h.dialAddr(ctx, p, a, 0) })
 		}
 	}
-	next := time.NewTicker(stagger)
+	pause := stagger
+	if h.justMoved() { // what leaves first on a new network is lost at times
+		pause = redialAgain
+	}
+	next := time.NewTicker(pause)
 	defer next.Stop()
 	var (
 		errs   []error
@@ -365,7 +369,7 @@ func (h *Host) stock(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (netw
 		}
 		errs = append(errs, err)
 		begin() // what has failed is not waited for
-		next.Reset(stagger)
+		next.Reset(pause)
 		if giveUp == nil && errors.Is(err, syscall.ECONNREFUSED) {
 			// The machine is there, what is dialled is not: whoever is dialled by a
 			// way that is blocked does not answer either, and it is dialled again.

@@ -84,6 +84,7 @@ type Host struct {
 	web    atomic.Pointer[webPorts]
 
 	monitor    *netmon.Monitor
+	moved      atomic.Int64                   // when the network last changed much, by the wall clock
 	mapper     atomic.Pointer[portmap.Mapper] // nil when no router is asked
 	reflectors *reflectors
 	nat        *natState
@@ -508,6 +509,7 @@ func (h *Host) watchNetwork() {
 		h.log.Info("network changed", "reason", c.Reason, "major", c.Major)
 		h.nat64.kick()
 		if c.Major {
+			h.moved.Store(time.Now().UnixNano())
 			h.reflectors.reset()
 			h.nat.forget()
 			h.nat.kick()
@@ -526,6 +528,9 @@ func (h *Host) watchNetwork() {
 		h.publish()
 	}
 }
+
+// justMoved tells that the network changed much within the last second.
+func (h *Host) justMoved() bool { return time.Now().UnixNano()-h.moved.Load() < int64(time.Second) }
 
 const (
 	reapEvery = 2 * time.Second
