@@ -98,13 +98,14 @@ var sweeps = []sweep{
 	{name: "token create", args: "token create --scope call:uptime", next: nextAdd, differs: []string{"peers"}},
 	{name: "token create --peer", args: "token create --peer alice", next: nextAdd, differs: []string{"peers"}},
 	{name: "token rm", args: "token rm TOKEN", next: nextAdd, differs: []string{"peers"}},
-	{name: "ticket revoke", args: "ticket revoke " + ticketID, differs: []string{"tickets"}},
+	{name: "ticket revoke", args: "ticket revoke " + ticketID, next: "ticket revoke " + otherTicketID, differs: []string{"tickets"}},
 }
 
 const (
 	sealedText      = "the secret of "
 	otherPassphrase = "another"
 	ticketID        = "00112233445566778899aabbccddeeff"
+	otherTicketID   = "ffeeddccbbaa99887766554433221100"
 )
 
 // Whenever a command is killed, each file is the old one or the new, and the
@@ -172,10 +173,12 @@ func template(tr *trail) (names []string, needles []needle) {
 	tickets, err := ticketfile.Open(filepath.Join(tr.home("h"), "tickets.json"))
 	require.NoError(t, err)
 	require.NoError(t, tickets.Update(t.Context(), func(l *ticket.Ledger) error {
-		l.Tickets = append(l.Tickets, ticket.Entry{
-			ID: ticketID, Only: []string{"uptime"}, Scopes: []string{"call:uptime"},
-			CreatedAt: time.Now().Unix(), ExpiresAt: time.Now().Add(time.Hour).Unix(),
-		})
+		for _, id := range []string{ticketID, otherTicketID} {
+			l.Tickets = append(l.Tickets, ticket.Entry{
+				ID: id, Only: []string{"uptime"}, Scopes: []string{"call:uptime"},
+				CreatedAt: time.Now().Unix(), ExpiresAt: time.Now().Add(time.Hour).Unix(),
+			})
+		}
 		return nil
 	}))
 

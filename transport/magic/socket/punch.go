@@ -193,16 +193,18 @@ func (p *peer) punchOn() {
 		p.waits = time.Time{}
 		return
 	}
-	switch p.role() {
-	case punch.Open:
+	role := p.role()
+	asked := role == punch.Probe && p.asking.State == disco.PunchOpen && p.s.time(p.s.now()).Sub(p.askedAt) < openFor
+	switch {
+	case role == punch.Open:
 		// Not from behind a NAT64: sockets of IPv4 lead nowhere there.
 		if !p.opening && p.s.nat64.Load() == nil && p.s.spawn(p.open) {
 			p.opening = true
 		}
-	case punch.Probe:
-		if p.stop == nil && p.asking.State == disco.PunchOpen && p.s.time(p.s.now()).Sub(p.askedAt) < openFor {
-			p.beginProbing(p.asking.Ports)
-		}
+	case !asked:
+		p.waits = time.Time{}
+	case p.stop == nil:
+		p.beginProbing(p.asking.Ports)
 	}
 }
 

@@ -10,7 +10,8 @@ import (
 // put gives the draft the name path, and does not lose what somebody who asks for
 // no lock saved there since the last look: what was there gets the draft's name,
 // and is put back if it is not what it should be. Then, and if there is a file
-// that did not exist or none that did, the error is errChanged.
+// that did not exist or none that did, the error is errChanged. Whoever is killed
+// in between leaves what was there under the draft's name, until the next update.
 func put(draft, path string, existed bool, unchanged func(name string) bool) error {
 	if !existed {
 		err := rename(draft, path, unix.RENAME_NOREPLACE)
